@@ -1,1 +1,3 @@
 //! The Keppel registry.
+
+pub mod storage;

@@ -1,0 +1,150 @@
+//! The file of an upload.
+
+use std::fs::{self, File};
+use std::io::{self, IoSlice, Seek as _, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use keppel_federation::vocabulary::{AccountName, StorageKey, UploadId};
+
+use crate::storage::StorageError;
+use crate::storage::driver::StagedBytes;
+
+use super::{Shared, read_file, remove_file, system};
+
+/// How much is written before the kernel is asked to begin bringing it to the disk.
+const WRITE_BACK_BYTES: u64 = 4 * 1024 * 1024;
+
+/// More slices than this are refused by the system in one call.
+const SLICES_MAX: usize = 256;
+
+pub(super) struct StagedFile {
+    shared: Arc<Shared>,
+    account: AccountName,
+    id: UploadId,
+    file: File,
+    path: PathBuf,
+    size_bytes: u64,
+    written_back_bytes: u64,
+    entry_is_durable: bool,
+    /// A failed append may have left bytes after the end.
+    has_surplus: bool,
+}
+
+impl StagedFile {
+    pub(super) fn new(shared: Arc<Shared>, account: &AccountName, id: &UploadId, file: File, size_bytes: u64) -> Self {
+        let path = shared.layout.upload(account, id);
+        Self {
+            shared,
+            account: account.clone(),
+            id: id.clone(),
+            file,
+            path,
+            size_bytes,
+            written_back_bytes: size_bytes,
+            entry_is_durable: false,
+            has_surplus: false,
+        }
+    }
+
+    fn write_all(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+        self.file.seek(io::SeekFrom::Start(self.size_bytes))?;
+        for pieces in pieces.chunks(SLICES_MAX) {
+            let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            let mut left = &mut slices[..];
+            IoSlice::advance_slices(&mut left, 0);
+            while !left.is_empty() {
+                match self.file.write_vectored(left) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => IoSlice::advance_slices(&mut left, written),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cut_surplus(&mut self) -> io::Result<()> {
+        if self.has_surplus {
+            self.file.set_len(self.size_bytes)?;
+            self.has_surplus = false;
+        }
+        Ok(())
+    }
+
+    fn sync_file(&mut self) -> Result<(), StorageError> {
+        self.cut_surplus().map_err(StorageError::io("cut", &self.path))?;
+        let start = Instant::now();
+        self.file.sync_data().map_err(StorageError::io("sync", &self.path))?;
+        metrics::histogram!("keppel_storage_fsync_seconds", "kind" => "file").record(start.elapsed());
+        Ok(())
+    }
+
+    fn try_publish(&mut self, key: &StorageKey, outboard: &[u8]) -> Result<(), StorageError> {
+        self.shared.ensure_fan(&self.account, key)?;
+        if !outboard.is_empty() {
+            let path = self.shared.layout.outboard(&self.account, key);
+            fs::write(&path, outboard).map_err(StorageError::io("write", path))?;
+        }
+        self.sync_file()?;
+        let layout = &self.shared.layout;
+        fs::rename(&self.path, layout.blob(&self.account, key)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StorageError::UploadMissing(self.id.clone()),
+            _ => StorageError::io("rename", &self.path)(error),
+        })?;
+        self.shared.sync_directory(&layout.fan(&self.account, key))
+    }
+}
+
+impl StagedBytes for StagedFile {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn append(&mut self, pieces: &[Bytes]) -> Result<(), StorageError> {
+        if let Err(error) = self.write_all(pieces) {
+            // Gives the room back at once if possible, before the bytes count as stored at the latest.
+            self.has_surplus = true;
+            let _ = self.cut_surplus();
+            return Err(StorageError::io("write to", &self.path)(error));
+        }
+        self.size_bytes += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let waiting_bytes = self.size_bytes - self.written_back_bytes;
+        if waiting_bytes >= WRITE_BACK_BYTES {
+            system::begin_write_back(&self.file, self.written_back_bytes, waiting_bytes);
+            self.written_back_bytes = self.size_bytes;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), StorageError> {
+        self.sync_file()?;
+        if !self.entry_is_durable {
+            self.shared.sync_directory(&self.shared.layout.uploads(&self.account))?;
+            self.entry_is_durable = true;
+        }
+        Ok(())
+    }
+
+    fn read(&self, offset: u64, size_bytes: usize) -> Result<Bytes, StorageError> {
+        read_file(&self.file, &self.path, &self.shared.buffers, offset, size_bytes)
+    }
+
+    fn publish(mut self: Box<Self>, key: &StorageKey, outboard: &[u8]) -> Result<(), StorageError> {
+        let published = self.try_publish(key, outboard);
+        if published.is_err() {
+            // The first error is the one to tell; what cannot be removed now is left to the sweep.
+            let _ = remove_file(&self.path);
+            let _ = remove_file(&self.shared.layout.blob(&self.account, key));
+            let _ = remove_file(&self.shared.layout.outboard(&self.account, key));
+        }
+        published
+    }
+
+    fn discard(self: Box<Self>) -> Result<(), StorageError> {
+        remove_file(&self.path)
+    }
+}

@@ -1,0 +1,120 @@
+//! Bytes on their way out.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use keppel_federation::vocabulary::StorageKey;
+
+use super::driver::StoredBytes;
+use super::work::Workers;
+use super::{PIECE_BYTES, StorageError};
+
+/// A range of a blob, as a stream of pieces of 256 KiB.
+///
+/// What the system holds in memory is taken at once. Where it has to wait for a disk, a blocking thread does, one piece
+/// ahead of what is asked for; so a slow client costs two pieces of memory, and no thread. The blob stays readable when
+/// it is deleted meanwhile. A blob that turns out to be shorter than the range ends in an error.
+pub struct BlobReader {
+    source: Arc<dyn StoredBytes>,
+    key: StorageKey,
+    /// Where the next piece to hand out begins.
+    offset: u64,
+    end: u64,
+    ahead: Option<Ahead>,
+    workers: Workers,
+}
+
+enum Ahead {
+    Read(Result<Bytes, StorageError>),
+    Reading(Pin<Box<dyn Future<Output = Result<Bytes, StorageError>> + Send>>),
+}
+
+impl BlobReader {
+    /// `first` is the beginning of the range, read already.
+    pub(super) fn new(
+        source: Box<dyn StoredBytes>,
+        key: StorageKey,
+        range: std::ops::Range<u64>,
+        first: Bytes,
+        workers: Workers,
+    ) -> Self {
+        let ahead = (range.start < range.end).then_some(Ahead::Read(Ok(first)));
+        Self { source: source.into(), key, offset: range.start, end: range.end, ahead, workers }
+    }
+
+    /// How many bytes are still to come.
+    pub fn left_bytes(&self) -> u64 {
+        self.end - self.offset
+    }
+
+    fn next_piece_bytes(&self) -> usize {
+        usize::try_from(self.left_bytes()).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES))
+    }
+
+    /// Begins to read the next piece, now and not only when somebody asks.
+    fn begin_reading(&mut self, context: &mut Context<'_>) {
+        let (source, workers) = (self.source.clone(), self.workers.clone());
+        let (offset, size_bytes) = (self.offset, self.next_piece_bytes());
+        let mut reading = Box::pin(async move { workers.run(move || source.read(offset, size_bytes)).await });
+        self.ahead = Some(match reading.as_mut().poll(context) {
+            Poll::Ready(read) => Ahead::Read(read),
+            Poll::Pending => Ahead::Reading(reading),
+        });
+    }
+
+    fn hand_out(&mut self, read: Result<Bytes, StorageError>) -> Option<Result<Bytes, StorageError>> {
+        let piece = read.and_then(|piece| match piece.is_empty() {
+            true => Err(StorageError::BlobShort {
+                key: self.key.clone(),
+                expected_bytes: self.end,
+                actual_bytes: self.offset,
+            }),
+            false => Ok(piece),
+        });
+        match &piece {
+            Ok(piece) => {
+                self.offset += piece.len() as u64;
+                metrics::counter!("keppel_storage_read_bytes_total").increment(piece.len() as u64);
+            }
+            Err(_) => self.end = self.offset,
+        }
+        Some(piece)
+    }
+}
+
+impl Stream for BlobReader {
+    type Item = Result<Bytes, StorageError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.left_bytes() == 0 {
+            return Poll::Ready(None);
+        }
+        if this.ahead.is_none() {
+            match this.source.read_at_once(this.offset, this.next_piece_bytes()).transpose() {
+                Some(read) => return Poll::Ready(this.hand_out(read)),
+                None => this.begin_reading(context),
+            }
+        }
+        let read = match this.ahead.take() {
+            Some(Ahead::Read(read)) => return Poll::Ready(this.hand_out(read)),
+            Some(Ahead::Reading(mut reading)) => match reading.as_mut().poll(context) {
+                Poll::Ready(read) => read,
+                Poll::Pending => {
+                    this.ahead = Some(Ahead::Reading(reading));
+                    return Poll::Pending;
+                }
+            },
+            None => unreachable!("reading has begun above"),
+        };
+        let piece = this.hand_out(read);
+        if this.left_bytes() > 0 {
+            this.begin_reading(context);
+        }
+        Poll::Ready(piece)
+    }
+}

@@ -1,0 +1,179 @@
+//! What only files suffer: restarts, full disks, damage from outside.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::*;
+
+const MI_B: usize = 1024 * 1024;
+
+/// A file system of its own, as small as wanted.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size_bytes: usize) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let size = format!("size={size_bytes},mode=755");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&mounted.stderr);
+        assert!(mounted.status.success(), "this test fills a disk and has to mount one: run it as root ({said})");
+        Self(directory)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+fn file_of(root: &Path, key: &StorageKey) -> PathBuf {
+    root.join("library/blobs").join(&key.as_str()[..2]).join(key.as_str())
+}
+
+async fn fills_up_and_recovers(storage: &Storage) {
+    let filler = store(storage, &data(3 * MI_B)).await;
+    let bytes = data(5 * MI_B);
+    let mut upload = begin(storage).await;
+    let error = upload.append(body(&bytes), u64::MAX).await.unwrap_err();
+    assert!(matches!(error, AppendError::Storage(StorageError::Full)), "{error}");
+    let size = upload.size_bytes();
+    assert!((MI_B as u64..5 * MI_B as u64).contains(&size), "{size} bytes were written before the disk was full");
+    let mut found = objects(storage).await;
+    found.retain(|object| object.kind == ObjectKind::Upload(upload.id().clone()));
+    assert_eq!(found[0].size_bytes, size, "what is on disk is what counts as written");
+
+    storage.delete_blob(&account(), &filler.key).await.unwrap();
+    upload.append(body(&bytes.slice(size as usize..)), u64::MAX).await.unwrap();
+    let blob = upload.finish(StorageKey::random(), &sha256(&bytes)).await.unwrap();
+    assert!(read(storage, &blob.key, 0..blob.size_bytes).await.unwrap() == bytes);
+    storage.delete_blob(&account(), &blob.key).await.unwrap();
+
+    let mut upload = begin(storage).await;
+    upload.append(body(&data(9 * MI_B)), u64::MAX).await.unwrap_err();
+    upload.discard().await.unwrap();
+    assert_eq!(kinds(storage).await, []);
+    store(storage, &bytes).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_gives_its_room_back() {
+    let disk = SmallDisk::mount(6 * MI_B);
+    fills_up_and_recovers(&prepared(filesystem(disk.0.path())).await).await;
+}
+
+#[tokio::test]
+async fn a_full_memory_is_told_and_gives_its_room_back() {
+    fills_up_and_recovers(&prepared(Storage::memory(MemoryOptions::new(6 * MI_B as u64))).await).await;
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_the_outboard_keeps_nothing_of_the_blob() {
+    let disk = SmallDisk::mount(2 * MI_B);
+    let storage = prepared(filesystem(disk.0.path())).await;
+    let bytes = data(MI_B);
+    let mut upload = begin(&storage).await;
+    upload.append(body(&bytes), u64::MAX).await.unwrap();
+    let filler = disk.0.path().join("filler");
+    let full = io::copy(&mut io::repeat(1), &mut fs::File::create(&filler).unwrap()).unwrap_err();
+    assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    let error = upload.finish(StorageKey::random(), &sha256(&bytes)).await.unwrap_err();
+    assert!(matches!(error, FinishError::Storage(StorageError::Full)), "{error}");
+    assert_eq!(kinds(&storage).await, []);
+    fs::remove_file(filler).unwrap();
+    store(&storage, &bytes).await;
+}
+
+#[test]
+fn a_used_up_quota_counts_as_full() {
+    let quota = StorageError::io("write to", "file")(io::Error::from_raw_os_error(libc::EDQUOT));
+    assert!(matches!(quota, StorageError::Full));
+}
+
+#[tokio::test]
+async fn blobs_and_uploads_outlive_the_process() {
+    let root = tempfile::tempdir().unwrap();
+    let bytes = data(MI_B + 1);
+    let storage = prepared(filesystem(root.path())).await;
+    let blob = store(&storage, &bytes).await;
+    let mut upload = begin(&storage).await;
+    let id = upload.id().clone();
+    upload.append(body(&bytes.slice(..400_000)), u64::MAX).await.unwrap();
+    upload.sync().await.unwrap();
+    // As a crash leaves it: the handle never ended.
+    std::mem::forget(upload);
+
+    let storage = filesystem(root.path());
+    assert!(read(&storage, &blob.key, 0..blob.size_bytes).await.unwrap() == bytes);
+    let mut upload = storage.resume_upload(&account(), &id, Algorithm::Sha256).await.unwrap().unwrap();
+    assert_eq!(upload.size_bytes(), 400_000);
+    upload.append(body(&bytes.slice(400_000..)), u64::MAX).await.unwrap();
+    let again = upload.finish(StorageKey::random(), &sha256(&bytes)).await.unwrap();
+    assert_eq!((again.digest, again.blake3), (blob.digest, blob.blake3));
+}
+
+#[tokio::test]
+async fn a_blob_cut_short_gives_an_error_before_or_in_the_midst_of_reading() {
+    let root = tempfile::tempdir().unwrap();
+    let storage = prepared(filesystem(root.path())).await;
+    let blob = store(&storage, &data(2 * MI_B)).await;
+    let mut reader = storage.open_blob(&account(), &blob.key, 0..blob.size_bytes).await.unwrap();
+    reader.next().await.unwrap().unwrap();
+    let file = fs::OpenOptions::new().write(true).open(file_of(root.path(), &blob.key)).unwrap();
+    file.set_len(MI_B as u64 + 5).unwrap();
+
+    let (mut read_bytes, mut error) = (PIECE_BYTES, None);
+    while let Some(piece) = reader.next().await {
+        match piece {
+            Ok(piece) => read_bytes += piece.len(),
+            Err(short) => assert!(error.replace(short).is_none(), "a stream ends with its first error"),
+        }
+    }
+    assert_eq!(read_bytes, MI_B + 5);
+    assert!(matches!(error, Some(StorageError::BlobShort { expected_bytes, .. }) if expected_bytes == blob.size_bytes));
+    let error = read(&storage, &blob.key, 0..blob.size_bytes).await.unwrap_err();
+    assert!(matches!(error, StorageError::BlobShort { actual_bytes, .. } if actual_bytes == MI_B as u64 + 5));
+}
+
+#[tokio::test]
+async fn a_changed_blob_is_found_out_by_hashing_it() {
+    let root = tempfile::tempdir().unwrap();
+    let storage = prepared(filesystem(root.path())).await;
+    let bytes = data(MI_B);
+    let blob = store(&storage, &bytes).await;
+    let mut changed = bytes.to_vec();
+    changed[MI_B / 2] ^= 1;
+    fs::write(file_of(root.path(), &blob.key), &changed).unwrap();
+    let found = storage.hash_blob(&account(), &blob.key, Algorithm::Sha256).await.unwrap();
+    assert_eq!(found.digest, sha256(&changed));
+    storage.driver.put_outboard(&account(), &blob.key, b"damaged").unwrap();
+    let error = storage.load_outboard(&account(), &blob.key, &blob.blake3).await.unwrap_err();
+    assert!(matches!(error, StorageError::BlobCorrupt(_)));
+}
+
+#[tokio::test]
+async fn foreign_files_are_neither_listed_nor_touched() {
+    let root = tempfile::tempdir().unwrap();
+    let storage = prepared(filesystem(root.path())).await;
+    let blob = store(&storage, &data(10)).await;
+    let foreign = ["lost+found", "library/uploads/notes", "library/blobs/README", "library/blobs/00"];
+    fs::create_dir_all(root.path().join("library/blobs/00/sub")).unwrap();
+    for path in foreign.iter().filter(|path| !path.ends_with("00")) {
+        fs::write(root.path().join(path), "not ours").unwrap();
+    }
+    assert_eq!(kinds(&storage).await, [ObjectKind::Blob(blob.key)]);
+    assert_eq!(storage.list_spaces().await.unwrap(), [account()]);
+    assert!(foreign.iter().all(|path| root.path().join(path).exists()));
+}
+
+#[tokio::test]
+async fn a_root_that_cannot_be_made_is_refused_with_its_name() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = Storage::filesystem(FilesystemOptions::new(file.join("sub"))).err().unwrap();
+    assert!(error.to_string().contains("file/sub"), "{error}");
+}
