@@ -1,3 +1,7 @@
-//! The Keppel registry.
+//! The Keppel registry: one binary that serves container images, alone or as a region of a federation.
+//!
+//! A room uses rooms on lower floors only; `ARCHITECTURE.md` has the list of floors and says why.
 
+pub mod cli;
+pub mod config;
 pub mod storage;

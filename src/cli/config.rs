@@ -1,0 +1,50 @@
+//! `keppel config`: about a configuration, without starting anything.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::Failure;
+use super::overrides::Overrides;
+use crate::config;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Config {
+    /// Say "ok", or everything that is wrong, with file, line and key.
+    Check(Named),
+    /// Print what is in force, each value with what set it.
+    Show(Named),
+    /// Print a commented file with every key at its default.
+    Example,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Named {
+    /// The configuration file; without it, what variables and defaults give.
+    #[arg(env = "KEPPEL_CONFIG")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+impl Config {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Check(named) => {
+                for warning in named.load()?.warnings {
+                    eprintln!("warning: {warning}");
+                }
+                println!("ok");
+            }
+            Self::Show(named) => print!("{}", config::show(&named.load()?.entries)),
+            Self::Example => print!("{}", config::example()),
+        }
+        Ok(())
+    }
+}
+
+impl Named {
+    fn load(self) -> Result<config::Loaded, Failure> {
+        Ok(config::load(&self.overrides.sources(self.file)?)?)
+    }
+}

@@ -1,0 +1,83 @@
+//! The commands, and how their outcome is told: in words on standard error, and as an exit code.
+//!
+//! Exit codes: 0 done, 1 something failed while running, 2 the command line or the configuration is wrong.
+
+mod config;
+mod overrides;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Problems;
+
+/// A regionally federated container image registry.
+#[derive(Debug, Parser)]
+#[command(name = "keppel", version, max_term_width = 100, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a configuration, show what is in force, or print an example.
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Print the version.
+    Version,
+}
+
+/// Why a command did not do its job.
+#[derive(Debug)]
+enum Failure {
+    /// The configuration is wrong.
+    Config(Problems),
+    /// Something failed while running.
+    Runtime(anyhow::Error),
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self::Config(problems)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Runtime(error.into())
+    }
+}
+
+/// Runs the command that `arguments` (the program's name first) ask for, to its end.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come this way too, and are no failure. Where nobody listens there is nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let outcome = match arguments.command {
+        Command::Config(config) => config.run(),
+        Command::Version => {
+            println!("keppel {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Config(problems)) => {
+            eprintln!("{problems}");
+            let count = problems.0.len();
+            eprintln!("error: the configuration has {count} problem{}", if count == 1 { "" } else { "s" });
+            ExitCode::from(2)
+        }
+        Err(Failure::Runtime(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Turns a TOML file, `KEPPEL_*` variables and flags into one typed [`Config`], before anything is opened.
+//!
+//! - Every key is listed once, in `settings`, with its words, type, default and bounds; the example file is made from it.
+//! - Unknown keys, bad values and missing files are refused, all of them at once, each with file, line and key.
+//! - Texts get their types here; what leaves this room needs no second look. Relative paths of a file start at its folder.
+//! - Strength: defaults, then a command's preset, then the file, then the environment, then flags.
+//!
+//! It opens no port, makes no folder and starts nothing.
+
+mod example;
+mod problem;
+mod settings;
+mod source;
+mod table;
+mod value;
+
+pub use example::{example, show};
+pub use problem::{Origin, Problem, Problems};
+pub use settings::*;
+pub use source::{Flag, Preset, Sources};
+pub use table::{Entry, Key, Section};
+pub use value::ByteSize;
+
+use table::Assembler;
+
+/// A configuration, and how it came to be.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// Each key with its value and origin, in the order of the example.
+    pub entries: Vec<Entry>,
+    /// What looks wrong without being so for certain: variables with our prefix that name no key.
+    pub warnings: Vec<Problem>,
+}
+
+/// Loads a configuration from all its sources.
+///
+/// # Errors
+/// Everything that is wrong in any of them, overridden values included.
+pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
+    let mut assembler = Assembler::default();
+    let mut warnings = Vec::new();
+    if let Some(preset) = &sources.preset {
+        source::read_preset(preset, &sources.folder, &mut assembler);
+    }
+    if let Some(path) = &sources.file {
+        source::read_file(path, SECTIONS, &mut assembler);
+    }
+    source::read_environment(&sources.environment, &sources.folder, SECTIONS, &mut assembler, &mut warnings);
+    source::read_flags(&sources.flags, &sources.folder, SECTIONS, &mut assembler);
+    finish(assembler, warnings)
+}
+
+fn finish(mut assembler: Assembler, warnings: Vec<Problem>) -> Result<Loaded, Problems> {
+    let config = Config::assemble(&mut assembler);
+    let Assembler { mut problems, entries, .. } = assembler;
+    check_together(&config, &entries, &mut problems);
+    if problems.is_empty() {
+        return Ok(Loaded { config, entries, warnings });
+    }
+    // The order of a reader: by file and line; variables and flags after them, in the order they were looked at.
+    problems.sort_by_key(|problem| match &problem.origin {
+        Origin::File { line, .. } => *line,
+        _ => usize::MAX,
+    });
+    Err(Problems(problems))
+}
+
+/// Checks what a single value cannot show: pairs of keys, and files that must be there.
+fn check_together(config: &Config, entries: &[Entry], problems: &mut Vec<Problem>) {
+    let origin = |path: &str| {
+        let entry = entries.iter().find(|entry| entry.key.path() == path);
+        entry.map_or(Origin::Default, |entry| entry.origin.clone())
+    };
+    let tls = [("http.tls_certificate", &config.http.tls_certificate), ("http.tls_key", &config.http.tls_key)];
+    for (key, path) in tls {
+        let Some(path) = path else { continue };
+        if let Err(error) = std::fs::File::open(path) {
+            let message = format!("{} cannot be read: {error}", path.display());
+            problems.push(Problem::of_key(origin(key), key, message));
+        }
+    }
+    match (&config.http.tls_certificate, &config.http.tls_key) {
+        (Some(_), None) => {
+            let message = "a certificate needs its key: set http.tls_key too";
+            problems.push(Problem::of_key(origin("http.tls_certificate"), "http.tls_certificate", message));
+        }
+        (None, Some(_)) => {
+            let message = "a key needs its certificate: set http.tls_certificate too";
+            problems.push(Problem::of_key(origin("http.tls_key"), "http.tls_key", message));
+        }
+        _ => {}
+    }
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.filter) {
+        let message = format!("{:?} is not a filter: {error}", config.log.filter);
+        problems.push(Problem::of_key(origin("log.filter"), "log.filter", message));
+    }
+}
+
+#[cfg(test)]
+mod tests;

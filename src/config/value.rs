@@ -1,0 +1,395 @@
+//! The types a key can have: how each is read from a text, and how it is written back.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keppel_federation::vocabulary::AccountName;
+
+/// A value that was read but has no type yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Raw {
+    /// A string of a TOML file.
+    String(String),
+    /// An integer of a TOML file.
+    Integer(i64),
+    /// A boolean of a TOML file.
+    Boolean(bool),
+    /// An array of strings of a TOML file.
+    Strings(Vec<String>),
+    /// Something of a TOML file that no key takes; the word says what, with its article.
+    Unfit(&'static str),
+    /// A text from the environment or a flag, where everything is text.
+    Untyped(String),
+}
+
+impl Raw {
+    /// The text, when this is one.
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::String(text) | Self::Untyped(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::String(text) | Self::Untyped(text) => write!(f, "{:?}", text.chars().take(80).collect::<String>()),
+            Self::Integer(number) => number.fmt(f),
+            Self::Boolean(value) => value.fmt(f),
+            Self::Strings(items) => write!(f, "{:?}", items.iter().take(8).collect::<Vec<_>>()),
+            Self::Unfit(what) => f.write_str(what),
+        }
+    }
+}
+
+/// A type of configuration values.
+pub trait Value: Sized {
+    /// What one is, with an example, to go on after "is not".
+    fn expected() -> String;
+
+    /// Reads one; `None` when `raw` is not what [`Self::expected`] says. `folder` is where relative paths start.
+    fn read(raw: &Raw, folder: &Path) -> Option<Self>;
+
+    /// Writes it in TOML syntax.
+    fn to_toml(&self) -> String;
+
+    /// Its size on a scale, for types that can have bounds.
+    fn magnitude(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// A text in TOML syntax.
+pub fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// An amount of bytes, written such as `"4MiB"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+const SIZE_UNITS: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+impl Value for ByteSize {
+    fn expected() -> String {
+        "a size: write a whole number and B, KiB, MiB, GiB or TiB, such as \"4MiB\"".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        if let Raw::Integer(bytes) = raw {
+            return u64::try_from(*bytes).ok().map(Self);
+        }
+        let (number, unit) = number_and_unit(raw.text()?)?;
+        let factor = match unit {
+            "" => 1,
+            unit => SIZE_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1,
+        };
+        number.checked_mul(factor).map(Self)
+    }
+
+    fn to_toml(&self) -> String {
+        let exact = |(_, factor): &&(&str, u64)| self.0 >= *factor && self.0.is_multiple_of(*factor);
+        let (unit, factor) = SIZE_UNITS.iter().find(exact).unwrap_or(&("B", 1));
+        format!("\"{}{unit}\"", self.0 / factor)
+    }
+
+    fn magnitude(&self) -> Option<u64> {
+        Some(self.0)
+    }
+}
+
+const TIME_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+impl Value for Duration {
+    fn expected() -> String {
+        "a duration: write a whole number and ms, s, m, h or d, such as \"30s\"".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        let (number, unit) = number_and_unit(raw.text()?)?;
+        let (_, factor) = TIME_UNITS.iter().find(|(name, _)| *name == unit)?;
+        number.checked_mul(*factor).map(Self::from_millis)
+    }
+
+    fn to_toml(&self) -> String {
+        let milliseconds = self.magnitude().unwrap_or(u64::MAX);
+        if milliseconds == 0 {
+            return "\"0s\"".to_owned();
+        }
+        let exact = |(_, factor): &&(&str, u64)| milliseconds.is_multiple_of(*factor);
+        let (unit, factor) = TIME_UNITS.iter().find(exact).unwrap_or(&("ms", 1));
+        format!("\"{}{unit}\"", milliseconds / factor)
+    }
+
+    fn magnitude(&self) -> Option<u64> {
+        u64::try_from(self.as_millis()).ok()
+    }
+}
+
+/// `"30 s"` is 30 and `s`.
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    Some((text[..end].parse().ok()?, text[end..].trim_start()))
+}
+
+impl Value for usize {
+    fn expected() -> String {
+        "a whole number".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        match raw {
+            Raw::Integer(number) => usize::try_from(*number).ok(),
+            Raw::Untyped(text) => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        self.to_string()
+    }
+
+    fn magnitude(&self) -> Option<u64> {
+        u64::try_from(*self).ok()
+    }
+}
+
+impl Value for bool {
+    fn expected() -> String {
+        "true or false".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        match raw {
+            Raw::Boolean(value) => Some(*value),
+            Raw::Untyped(text) => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for String {
+    fn expected() -> String {
+        "a text".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        raw.text().map(str::to_owned)
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(self)
+    }
+}
+
+impl Value for PathBuf {
+    fn expected() -> String {
+        "a path: write a text that is not empty".to_owned()
+    }
+
+    fn read(raw: &Raw, folder: &Path) -> Option<Self> {
+        let text = raw.text().filter(|text| !text.is_empty() && !text.contains('\0'))?;
+        Some(folder.join(text))
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string_lossy())
+    }
+}
+
+impl Value for SocketAddr {
+    fn expected() -> String {
+        "an address to listen on: write an IP address and a port, such as \"127.0.0.1:5000\" or \"[::]:5000\" for all"
+            .to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        let text = raw.text()?.trim();
+        if let Ok(address) = text.parse() {
+            return Some(address);
+        }
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse().ok()?;
+        match host {
+            "" => Some((Ipv6Addr::UNSPECIFIED, port).into()),
+            "localhost" => Some((Ipv4Addr::LOCALHOST, port).into()),
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl Value for AccountName {
+    fn expected() -> String {
+        "an account name: write 1 to 48 characters out of a-z, 0-9 and '-', not starting with '-'".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        Self::parse(raw.text()?).ok()
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(self.as_str())
+    }
+}
+
+/// An empty text stands for "none", so that a later source can take back what an earlier one set.
+impl<T: Value> Value for Option<T> {
+    fn expected() -> String {
+        T::expected()
+    }
+
+    fn read(raw: &Raw, folder: &Path) -> Option<Self> {
+        match raw.text() {
+            Some("") => Some(None),
+            _ => T::read(raw, folder).map(Some),
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        self.as_ref().map_or_else(|| "\"\"".to_owned(), Value::to_toml)
+    }
+
+    fn magnitude(&self) -> Option<u64> {
+        self.as_ref().and_then(Value::magnitude)
+    }
+}
+
+/// In the environment and in flags, a list is written with commas.
+impl<T: Value> Value for Vec<T> {
+    fn expected() -> String {
+        format!("a list such as [\"one\", \"two\"] (one,two in the environment) where each is {}", T::expected())
+    }
+
+    fn read(raw: &Raw, folder: &Path) -> Option<Self> {
+        let item = |text: &str| T::read(&Raw::String(text.to_owned()), folder);
+        match raw {
+            Raw::Strings(items) => items.iter().map(|text| item(text)).collect(),
+            Raw::Untyped(text) => text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(item).collect(),
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        format!("[{}]", self.iter().map(Value::to_toml).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Makes an enum of words: each variant with the word that stands for it.
+macro_rules! choice {
+    ($(#[$meta:meta])* $name:ident: $expected:literal { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$doc])* $variant,)* }
+
+        impl $crate::config::value::Value for $name {
+            fn expected() -> String { $expected.to_owned() }
+            fn read(raw: &$crate::config::value::Raw, _folder: &std::path::Path) -> Option<Self> {
+                match raw {
+                    $crate::config::value::Raw::String(text) | $crate::config::value::Raw::Untyped(text) => {
+                        match text.as_str() { $($word => Some(Self::$variant),)* _ => None }
+                    }
+                    _ => None,
+                }
+            }
+            fn to_toml(&self) -> String {
+                $crate::config::value::quoted(match self { $(Self::$variant => $word,)* })
+            }
+        }
+    };
+}
+pub(super) use choice;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T: Value>(text: &str) -> Option<T> {
+        T::read(&Raw::Untyped(text.to_owned()), Path::new("/etc/keppel"))
+    }
+
+    #[test]
+    fn sizes_and_durations_are_read_with_their_units() {
+        assert_eq!(read("4MiB"), Some(ByteSize(4 << 20)));
+        assert_eq!(read("4 mib"), Some(ByteSize(4 << 20)));
+        assert_eq!(read("17"), Some(ByteSize(17)));
+        assert_eq!(read("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(read("2h"), Some(Duration::from_secs(7200)));
+    }
+
+    #[test]
+    fn numbers_without_sense_are_refused() {
+        for text in ["", "MiB", "-1MiB", "1.5GiB", "99999999999TiB", "4 parsecs"] {
+            assert_eq!(read::<ByteSize>(text), None, "{text}");
+        }
+        for text in ["", "30", "s", "-1s", "1e3s", "99999999999999999d", "1S"] {
+            assert_eq!(read::<Duration>(text), None, "{text}");
+        }
+        assert_eq!(read::<usize>("-1"), None);
+        assert_eq!(read::<bool>("yes"), None);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for bytes in [0, 1, 1000, 1024, 1536, 4 << 20, 5_000_000, u64::MAX] {
+            let size = ByteSize(bytes);
+            assert_eq!(read(size.to_toml().trim_matches('"')), Some(size));
+        }
+        for milliseconds in [0, 1, 1000, 1500, 60_000, 90_000, 86_400_000] {
+            let duration = Duration::from_millis(milliseconds);
+            assert_eq!(read(duration.to_toml().trim_matches('"')), Some(duration));
+        }
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_folder_of_the_file() {
+        assert_eq!(read("tls/key.pem"), Some(PathBuf::from("/etc/keppel/tls/key.pem")));
+        assert_eq!(read("/srv/key.pem"), Some(PathBuf::from("/srv/key.pem")));
+        assert_eq!(read::<PathBuf>(""), None);
+    }
+
+    #[test]
+    fn addresses_need_a_port_and_know_localhost() {
+        assert_eq!(read("127.0.0.1:5000"), Some(SocketAddr::from(([127, 0, 0, 1], 5000))));
+        assert_eq!(read("localhost:0"), Some(SocketAddr::from(([127, 0, 0, 1], 0))));
+        assert_eq!(read(":80"), Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 80))));
+        for text in ["", "5000", "127.0.0.1", "example.org:80", "127.0.0.1:70000"] {
+            assert_eq!(read::<SocketAddr>(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_text_takes_an_optional_value_back() {
+        assert_eq!(read::<Option<AccountName>>(""), Some(None));
+        assert_eq!(read::<Option<AccountName>>("-x"), None);
+    }
+
+    #[test]
+    fn lists_are_written_with_commas_in_the_environment() {
+        let names = read::<Vec<AccountName>>("library, team").expect("two names");
+        assert_eq!(names.to_toml(), "[\"library\", \"team\"]");
+        assert_eq!(read::<Vec<AccountName>>("library,No"), None);
+    }
+}
