@@ -2,6 +2,7 @@
 //!
 //! A room uses rooms on lower floors only; `ARCHITECTURE.md` has the list of floors and says why.
 
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod storage;

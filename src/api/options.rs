@@ -1,0 +1,18 @@
+use super::serve::ServerOptions;
+
+/// How the HTTP side of a node behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiOptions {
+    /// Sockets, connections and deadlines.
+    pub server: ServerOptions,
+    /// Announced as `OCI-Chunk-Min-Length`: chunks of an upload should have at least this size. A hint, not enforced.
+    pub upload_chunk_min_bytes: u64,
+    /// Tags that one push may set with `?tag=`; more is answered with 414.
+    pub tags_per_push_max: usize,
+}
+
+impl Default for ApiOptions {
+    fn default() -> Self {
+        Self { server: ServerOptions::default(), upload_chunk_min_bytes: 1024 * 1024, tags_per_push_max: 100 }
+    }
+}
