@@ -5,4 +5,7 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod metadata;
+pub mod model;
+pub mod registry;
 pub mod storage;

@@ -1,0 +1,137 @@
+//! Blobs, stored once per account, and their mounts in repositories.
+
+use keppel_federation::vocabulary::{Digest, StorageKey};
+use rusqlite::{Row, params};
+
+use super::{AccountId, MetadataError, Reader, RepositoryId, WriteTransaction};
+
+/// The row of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlobId(pub(super) i64);
+
+/// A blob as recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobRow {
+    /// Its row.
+    pub id: BlobId,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Where its bytes are, in the account's storage space.
+    pub storage_key: StorageKey,
+    /// The BLAKE3 hash of its bytes.
+    pub blake3: [u8; 32],
+}
+
+/// A blob to record, whose bytes are stored already.
+#[derive(Debug, Clone)]
+pub struct NewBlob {
+    /// Its name.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Where its bytes are.
+    pub storage_key: StorageKey,
+    /// The BLAKE3 hash of its bytes.
+    pub blake3: [u8; 32],
+}
+
+const COLUMNS: &str = "blobs.id, blobs.size_bytes, blobs.storage_key, blobs.blake3";
+
+fn read_blob(row: &Row<'_>) -> Result<BlobRow, MetadataError> {
+    let key: String = row.get(2)?;
+    Ok(BlobRow {
+        id: BlobId(row.get(0)?),
+        size_bytes: row.get::<_, i64>(1)? as u64,
+        storage_key: StorageKey::parse(&key).map_err(|_| MetadataError::Corrupt { what: "storage key" })?,
+        blake3: row.get(3)?,
+    })
+}
+
+impl Reader<'_> {
+    /// The blob with this digest where it is mounted in the repository.
+    pub fn get_mounted_blob(
+        &self,
+        repository: RepositoryId,
+        digest: &Digest,
+    ) -> Result<Option<BlobRow>, MetadataError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM repositories JOIN blobs ON blobs.account_id = repositories.account_id \
+             JOIN mounts ON mounts.repository_id = repositories.id AND mounts.blob_id = blobs.id \
+             WHERE repositories.id = ?1 AND blobs.digest = ?2"
+        );
+        self.get_row(&sql, params![repository.0, digest.to_compact()], read_blob)
+    }
+
+    /// The same, asked by the repository's full name, in one step.
+    pub fn get_blob_by_name(&self, repository: &str, digest: &Digest) -> Result<Option<BlobRow>, MetadataError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM repositories JOIN blobs ON blobs.account_id = repositories.account_id \
+             JOIN mounts ON mounts.repository_id = repositories.id AND mounts.blob_id = blobs.id \
+             WHERE repositories.full_name = ?1 AND blobs.digest = ?2"
+        );
+        self.get_row(&sql, params![repository, digest.to_compact()], read_blob)
+    }
+
+    /// The blob with this digest in the account, mounted somewhere or not.
+    pub fn get_account_blob(&self, account: AccountId, digest: &Digest) -> Result<Option<BlobRow>, MetadataError> {
+        let sql = format!("SELECT {COLUMNS} FROM blobs WHERE account_id = ?1 AND digest = ?2");
+        self.get_row(&sql, params![account.0, digest.to_compact()], read_blob)
+    }
+
+    /// Whether a blob of the account has its bytes under this key.
+    pub fn has_storage_key(&self, account: AccountId, key: &StorageKey) -> Result<bool, MetadataError> {
+        let sql = "SELECT 1 FROM blobs WHERE account_id = ?1 AND storage_key = ?2";
+        Ok(self.get_row(sql, params![account.0, key.as_str()], |_| Ok(()))?.is_some())
+    }
+
+    /// A manifest of the repository that refers to the blob, where there is one.
+    pub fn get_manifest_using_blob(
+        &self,
+        repository: RepositoryId,
+        blob: BlobId,
+    ) -> Result<Option<Digest>, MetadataError> {
+        let sql = "SELECT manifests.digest FROM manifest_blobs JOIN manifests ON manifests.id = manifest_id \
+                   WHERE blob_id = ?1 AND repository_id = ?2 LIMIT 1";
+        self.get_row(sql, params![blob.0, repository.0], |row| read_digest(row, 0))
+    }
+
+    fn is_blob_needed(&self, blob: BlobId) -> Result<bool, MetadataError> {
+        let sql = "SELECT 1 WHERE EXISTS (SELECT 1 FROM mounts WHERE blob_id = ?1) \
+                   OR EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = ?1)";
+        Ok(self.get_row(sql, [blob.0], |_| Ok(()))?.is_some())
+    }
+}
+
+impl WriteTransaction<'_> {
+    /// Records a blob. An account holds a digest once: the caller asks before.
+    pub fn insert_blob(&self, account: AccountId, blob: &NewBlob, now: i64) -> Result<BlobId, MetadataError> {
+        let sql = "INSERT INTO blobs (account_id, digest, size_bytes, storage_key, blake3, created_at) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id";
+        let size = blob.size_bytes as i64;
+        let digest = blob.digest.to_compact();
+        self.inserted(sql, params![account.0, digest, size, blob.storage_key.as_str(), blob.blake3, now]).map(BlobId)
+    }
+
+    /// Mounts a blob in a repository of its account; mounting again changes nothing.
+    pub fn ensure_mount(&self, repository: RepositoryId, blob: BlobId, now: i64) -> Result<(), MetadataError> {
+        let sql = "INSERT INTO mounts (repository_id, blob_id, mounted_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+        self.execute(sql, params![repository.0, blob.0, now]).map(|_| ())
+    }
+
+    /// Takes a blob out of a repository, and out of the account when that was its last place. Gives whether the bytes
+    /// are to be deleted, once this is on disk.
+    pub fn unmount_blob(&self, repository: RepositoryId, blob: BlobId) -> Result<bool, MetadataError> {
+        self.execute("DELETE FROM mounts WHERE repository_id = ?1 AND blob_id = ?2", params![repository.0, blob.0])?;
+        if self.is_blob_needed(blob)? {
+            return Ok(false);
+        }
+        self.execute("DELETE FROM blobs WHERE id = ?1", [blob.0])?;
+        Ok(true)
+    }
+}
+
+/// Reads a digest in compact form.
+pub(super) fn read_digest(row: &Row<'_>, column: usize) -> Result<Digest, MetadataError> {
+    let corrupt = || MetadataError::Corrupt { what: "digest" };
+    Digest::from_compact(row.get_ref(column)?.as_blob().map_err(|_| corrupt())?).ok_or_else(corrupt)
+}

@@ -1,0 +1,134 @@
+//! What this region knows: repositories, manifests, tags, blobs, mounts and uploads, in SQLite.
+//!
+//! The only room of the registry with SQL. One thread writes, with group commit: requests that wait at the same time
+//! share one transaction and one fsync, each isolated by a savepoint. Reads go to read-only connections.
+//!
+//! Invariants: whatever [`Metadata::write`] answered is on disk; a job that failed left no trace; nothing slow runs
+//! inside a transaction; every query that runs per request has an index (a test proves it).
+//!
+//! Deliberately absent: rules about who may do what, and blob bytes.
+
+mod accounts;
+mod blobs;
+mod connection;
+mod error;
+mod listing;
+mod manifests;
+mod migrations;
+mod pulls;
+mod reader;
+mod referrers;
+mod tags;
+#[cfg(test)]
+mod tests;
+mod uploads;
+mod writer;
+
+pub use accounts::{AccountId, RepositoryId};
+pub use blobs::{BlobId, BlobRow, NewBlob};
+pub use error::MetadataError;
+pub use manifests::{ManifestId, ManifestRow, NewManifest};
+pub use pulls::Pull;
+pub use reader::Reader;
+pub use referrers::ReferrerRow;
+pub use uploads::UploadRow;
+pub use writer::WriteTransaction;
+
+use std::path::Path;
+use std::sync::Arc;
+
+/// How the metadata is kept.
+#[derive(Debug, Clone)]
+pub struct MetadataOptions {
+    /// Read-only connections, and so the reads that can run at once.
+    pub readers: usize,
+    /// Reads that may wait for a connection; one more is refused with [`MetadataError::Overloaded`].
+    pub reads_waiting_max: usize,
+    /// Writes that may wait for the writer; further ones wait in their turn to queue.
+    pub write_queue_max: usize,
+    /// Writes that share one transaction at the most.
+    pub group_commit_max: usize,
+    /// Memory for pages, per connection.
+    pub page_cache_bytes: u64,
+}
+
+impl Default for MetadataOptions {
+    fn default() -> Self {
+        Self {
+            readers: 4,
+            reads_waiting_max: 4096,
+            write_queue_max: 1024,
+            group_commit_max: 256,
+            page_cache_bytes: 4 << 20,
+        }
+    }
+}
+
+/// A region's metadata. Cheap to clone; the last clone to go stops the writer, after it has done what it was given.
+#[derive(Clone)]
+pub struct Metadata {
+    writer: Arc<writer::Writer>,
+    readers: Arc<connection::Readers>,
+}
+
+impl Metadata {
+    /// Opens the database at `path`, making or migrating it as needed. Blocks; call it before serving.
+    ///
+    /// # Errors
+    /// [`MetadataError::Sqlite`] when it cannot be opened, [`MetadataError::TooNew`] when a later version wrote it.
+    pub fn open(path: &Path, options: &MetadataOptions) -> Result<Self, MetadataError> {
+        let mut connection = connection::open_writer(path, options)?;
+        migrations::migrate(&mut connection)?;
+        let readers = connection::Readers::open(path, options)?;
+        let writer = writer::Writer::spawn(connection, options)?;
+        Ok(Self { writer: Arc::new(writer), readers: Arc::new(readers) })
+    }
+
+    /// Runs `query` on a read-only connection, off the async threads, and gives its answer.
+    ///
+    /// Cancel safety: dropping the future abandons the answer; the query runs to its end.
+    ///
+    /// # Errors
+    /// Those of the query; [`MetadataError::Overloaded`] when too many reads wait.
+    pub async fn read<T, E, F>(&self, query: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<MetadataError> + Send + 'static,
+        F: FnOnce(&Reader<'_>) -> Result<T, E> + Send + 'static,
+    {
+        self.readers.run(query).await
+    }
+
+    /// Runs `job` in a transaction shared with others, isolated by a savepoint, and answers once it is on disk. A job
+    /// that gives an error leaves no trace.
+    ///
+    /// Cancel safety: a job that was queued runs even when the future is dropped.
+    ///
+    /// # Errors
+    /// Those of the job; a [`MetadataError`] when the commit failed, after which nothing of the job is there.
+    pub async fn write<T, E, F>(&self, job: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<MetadataError> + Send + 'static,
+        F: FnOnce(&WriteTransaction<'_>) -> Result<T, E> + Send + 'static,
+    {
+        self.enqueue(job).await?.await
+    }
+
+    /// Like [`Self::write`], but comes back once the job has its place in the queue; the future that it gives waits for
+    /// the answer. Jobs run in the order in which they were queued.
+    ///
+    /// # Errors
+    /// [`MetadataError::Closed`].
+    pub async fn enqueue<T, E, F>(
+        &self,
+        job: F,
+    ) -> Result<impl Future<Output = Result<T, E>> + Send + 'static, MetadataError>
+    where
+        T: Send + 'static,
+        E: From<MetadataError> + Send + 'static,
+        F: FnOnce(&WriteTransaction<'_>) -> Result<T, E> + Send + 'static,
+    {
+        self.writer.enqueue(job).await
+    }
+}

@@ -1,0 +1,260 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use keppel_federation::vocabulary::{AccountName, Algorithm, Digest, RepositoryName, StorageKey, UploadId};
+
+use super::*;
+
+struct Database {
+    metadata: Metadata,
+    directory: tempfile::TempDir,
+}
+
+fn open() -> Database {
+    let directory = tempfile::tempdir().unwrap();
+    let metadata = Metadata::open(&directory.path().join("metadata.db"), &MetadataOptions::default()).unwrap();
+    Database { metadata, directory }
+}
+
+fn repository() -> RepositoryName {
+    RepositoryName::parse("acme/app").unwrap()
+}
+
+fn digest(byte: u8) -> Digest {
+    Digest::from_sha256([byte; 32])
+}
+
+fn new_manifest(byte: u8) -> NewManifest {
+    NewManifest {
+        digest: digest(byte),
+        media_type: "application/vnd.oci.image.manifest.v1+json",
+        total_size_bytes: 5,
+        subject: None,
+        artifact_type: None,
+        annotations: "{}".into(),
+        bytes: bytes::Bytes::from_static(b"{}"),
+    }
+}
+
+fn ensure(transaction: &WriteTransaction<'_>) -> Result<RepositoryId, MetadataError> {
+    let account = transaction.ensure_account(&repository().account(), 1)?;
+    transaction.ensure_repository(account, &repository(), 1)
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_reopening() {
+    let database = open();
+    let id = UploadId::random();
+    let row = UploadRow { id: id.clone(), repository: repository(), algorithm: Algorithm::Sha512 };
+    let put = row.clone();
+    database
+        .metadata
+        .write(move |transaction| {
+            let repository = ensure(transaction)?;
+            let manifest = transaction.put_manifest(repository, &new_manifest(1), 7)?;
+            transaction.put_tag(repository, "v1", manifest, 7)?;
+            transaction.put_upload(&put, 7)
+        })
+        .await
+        .unwrap();
+    let path = database.directory.path().join("metadata.db");
+    drop(database.metadata);
+    let metadata = Metadata::open(&path, &MetadataOptions::default()).unwrap();
+    let (manifest, upload) = metadata
+        .read(move |reader| {
+            Ok::<_, MetadataError>((reader.get_manifest_by_tag("acme/app", "v1")?, reader.get_upload(&id)?))
+        })
+        .await
+        .unwrap();
+    assert_eq!(manifest.unwrap().digest, digest(1));
+    assert_eq!(upload.unwrap(), row);
+}
+
+#[tokio::test]
+async fn failed_and_panicking_jobs_leave_no_trace_and_do_not_harm_their_neighbours() {
+    let database = open();
+    let name = |number: usize| AccountName::parse(&format!("account-{number}")).unwrap();
+    let done = Arc::new(AtomicUsize::new(0));
+    let jobs = (0..60).map(|number| {
+        let (metadata, done) = (database.metadata.clone(), done.clone());
+        tokio::spawn(async move {
+            let written = metadata.write(move |transaction| {
+                transaction.ensure_account(&name(number), 1)?;
+                transaction.after_commit(move || {
+                    done.fetch_add(1, Ordering::SeqCst);
+                });
+                match number % 3 {
+                    0 => Ok(()),
+                    1 => Err(MetadataError::Corrupt { what: "test" }),
+                    _ => panic!("on purpose"),
+                }
+            });
+            (number, written.await)
+        })
+    });
+    for job in jobs.collect::<Vec<_>>() {
+        let (number, written) = job.await.unwrap();
+        match number % 3 {
+            0 => written.unwrap(),
+            1 => assert!(matches!(written, Err(MetadataError::Corrupt { .. }))),
+            _ => assert!(matches!(written, Err(MetadataError::Panicked))),
+        }
+    }
+    assert_eq!(done.load(Ordering::SeqCst), 20);
+    let names = database.metadata.read(|reader| reader.list_accounts(None, 100)).await.unwrap();
+    assert_eq!(names.len(), 20);
+    let after = names[9].clone();
+    let rest = database.metadata.read(move |reader| reader.list_accounts(Some(&after), 100)).await.unwrap();
+    assert_eq!(rest, names[10..]);
+}
+
+#[tokio::test]
+async fn jobs_run_in_the_order_in_which_they_were_queued() {
+    let database = open();
+    let (id, mut waiting) = (UploadId::random(), Vec::new());
+    for round in 0..50 {
+        let row = UploadRow { id: id.clone(), repository: repository(), algorithm: Algorithm::Sha256 };
+        waiting.push(database.metadata.enqueue(move |transaction| transaction.put_upload(&row, round)).await.unwrap());
+    }
+    let ended = {
+        let id = id.clone();
+        database.metadata.write(move |transaction| transaction.delete_upload(&id)).await.unwrap()
+    };
+    assert!(ended);
+    for wait in waiting {
+        wait.await.unwrap();
+    }
+    assert_eq!(database.metadata.read(move |reader| reader.get_upload(&id)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_blob_leaves_the_account_with_its_last_mount() {
+    let database = open();
+    let other = RepositoryName::parse("acme/other").unwrap();
+    let blob = NewBlob { digest: digest(1), size_bytes: 3, storage_key: StorageKey::random(), blake3: [2; 32] };
+    let key = blob.storage_key.clone();
+    database
+        .metadata
+        .write(move |transaction| {
+            let first = ensure(transaction)?;
+            let account = transaction.ensure_account(&repository().account(), 1)?;
+            let second = transaction.ensure_repository(account, &other, 1)?;
+            let id = transaction.insert_blob(account, &blob, 1)?;
+            transaction.ensure_mount(first, id, 1)?;
+            transaction.ensure_mount(second, id, 1)?;
+            transaction.ensure_mount(second, id, 1)?;
+            assert!(!transaction.unmount_blob(first, id)?);
+            assert_eq!(transaction.get_mounted_blob(first, &digest(1))?, None);
+            assert!(transaction.get_mounted_blob(second, &digest(1))?.is_some());
+            assert!(transaction.has_storage_key(account, &key)?);
+            assert!(transaction.unmount_blob(second, id)?);
+            assert!(!transaction.has_storage_key(account, &key)?);
+            Ok::<_, MetadataError>(())
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn pull_times_move_forward_only_and_skip_what_was_deleted() {
+    let database = open();
+    database
+        .metadata
+        .write(move |transaction| {
+            let repository = ensure(transaction)?;
+            let manifest = transaction.put_manifest(repository, &new_manifest(1), 1)?;
+            transaction.put_tag(repository, "v1", manifest, 1)?;
+            let pull = |at, tag: &str| Pull { manifest, tag: Some((repository, tag.into())), at };
+            transaction.record_pulls(&[pull(10, "v1"), pull(5, "v1"), pull(20, "gone")])?;
+            let pulled: i64 = transaction
+                .get_row("SELECT last_pulled_at FROM manifests", [], |row| Ok(row.get(0)?))?
+                .unwrap();
+            let tag: i64 =
+                transaction.get_row("SELECT last_pulled_at FROM tags", [], |row| Ok(row.get(0)?))?.unwrap();
+            assert_eq!((pulled, tag), (20, 10));
+            Ok::<_, MetadataError>(())
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn every_query_per_request_uses_an_index() {
+    let database = open();
+    // The statements as the rooms run them: whoever adds one that scans a table sees it here.
+    let sources = [
+        include_str!("accounts.rs"),
+        include_str!("blobs.rs"),
+        include_str!("listing.rs"),
+        include_str!("manifests.rs"),
+        include_str!("pulls.rs"),
+        include_str!("referrers.rs"),
+        include_str!("tags.rs"),
+        include_str!("uploads.rs"),
+    ];
+    let statements: Vec<String> = sources.iter().flat_map(|source| statements_in(source)).collect();
+    assert!(statements.len() > 25, "{statements:#?}");
+    database
+        .metadata
+        .read(move |reader| {
+            for statement in &statements {
+                let mut plan = reader.statement(&format!("EXPLAIN QUERY PLAN {statement}"))?;
+                let parameters = vec![rusqlite::types::Null; plan.parameter_count()];
+                let mut rows = plan.query(rusqlite::params_from_iter(parameters))?;
+                while let Some(row) = rows.next()? {
+                    let step: String = row.get(3)?;
+                    let bad = step.contains("USE TEMP B-TREE") || (step.starts_with("SCAN") && step != "SCAN CONSTANT ROW");
+                    assert!(!bad, "{statement}\n{step}");
+                }
+            }
+            Ok::<_, MetadataError>(())
+        })
+        .await
+        .unwrap();
+}
+
+/// The SQL in a source file: string literals that begin with a verb, their column lists filled in.
+fn statements_in(source: &str) -> Vec<String> {
+    let literals = source.split('"').skip(1).step_by(2);
+    let columns = source.split("const COLUMNS").nth(1).and_then(|rest| rest.split('"').nth(1)).unwrap_or_default();
+    literals
+        .filter(|text| ["SELECT", "INSERT", "UPDATE", "DELETE"].iter().any(|verb| text.starts_with(verb)))
+        .map(|text| text.replace("\\\n", " ").replace("{COLUMNS}", columns))
+        .collect()
+}
+
+#[test]
+fn a_database_of_a_later_version_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metadata.db");
+    drop(Metadata::open(&path, &MetadataOptions::default()).unwrap());
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 1000).unwrap();
+    drop(connection);
+    let refused = Metadata::open(&path, &MetadataOptions::default());
+    assert!(matches!(refused, Err(MetadataError::TooNew { found: 1000, .. })));
+}
+
+#[tokio::test]
+async fn a_database_without_room_says_so_and_goes_on_when_there_is_room_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metadata.db");
+    let metadata = Metadata::open(&path, &MetadataOptions::default()).unwrap();
+    let limit = |pages: i64| {
+        metadata.write(move |transaction| {
+            transaction.get_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+            Ok::<_, MetadataError>(())
+        })
+    };
+    limit(60).await.unwrap();
+    let fill = |byte: u8| {
+        metadata.write(move |transaction| {
+            let repository = ensure(transaction)?;
+            let manifest = NewManifest { bytes: vec![byte; 200_000].into(), ..new_manifest(byte) };
+            transaction.put_manifest(repository, &manifest, 1).map(|_| ())
+        })
+    };
+    assert!(matches!(fill(1).await, Err(MetadataError::Full)));
+    limit(1_000_000).await.unwrap();
+    fill(2).await.unwrap();
+}

@@ -1,0 +1,157 @@
+use std::cell::RefCell;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use rusqlite::{Connection, Params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{MetadataError, MetadataOptions, Reader};
+
+/// A transaction under way: everything a [`Reader`] can ask, and the changes that each table family adds.
+pub struct WriteTransaction<'a> {
+    reader: Reader<'a>,
+    after_commit: RefCell<Vec<Box<dyn FnOnce() + Send>>>,
+}
+
+impl<'a> WriteTransaction<'a> {
+    fn new(connection: &'a Connection) -> Self {
+        Self { reader: Reader::new(connection), after_commit: RefCell::default() }
+    }
+
+    /// Has `action` run on the writer's thread once the transaction is on disk, before anybody is answered and also
+    /// when nobody waits for the answer any more. It must be quick. A job that fails drops it.
+    pub fn after_commit(&self, action: impl FnOnce() + Send + 'static) {
+        self.after_commit.borrow_mut().push(Box::new(action));
+    }
+
+    /// Runs a statement; gives the number of rows it changed.
+    pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<usize, MetadataError> {
+        Ok(self.statement(sql)?.execute(params)?)
+    }
+}
+
+impl<'a> Deref for WriteTransaction<'a> {
+    type Target = Reader<'a>;
+
+    fn deref(&self) -> &Reader<'a> {
+        &self.reader
+    }
+}
+
+/// Answers one job, given whether the shared commit succeeded.
+type Reply = Box<dyn FnOnce(Result<(), &MetadataError>) + Send>;
+/// Runs one job; says whether its changes stay, and how to answer.
+type Job = Box<dyn FnOnce(&WriteTransaction<'_>) -> (bool, Reply) + Send>;
+
+/// The one thread that writes.
+pub(super) struct Writer {
+    queue: mpsc::Sender<Job>,
+}
+
+impl Writer {
+    pub(super) fn spawn(connection: Connection, options: &MetadataOptions) -> Result<Self, MetadataError> {
+        let (queue, jobs) = mpsc::channel(options.write_queue_max.max(1));
+        let group_max = options.group_commit_max.max(1);
+        std::thread::Builder::new()
+            .name("metadata-writer".into())
+            .spawn(move || write_until_closed(&connection, jobs, group_max))
+            .map_err(|_| MetadataError::Closed)?;
+        Ok(Self { queue })
+    }
+
+    /// Queues a job; the future that comes back waits for its answer.
+    pub(super) async fn enqueue<T, E, F>(
+        &self,
+        job: F,
+    ) -> Result<impl Future<Output = Result<T, E>> + Send + 'static, MetadataError>
+    where
+        T: Send + 'static,
+        E: From<MetadataError> + Send + 'static,
+        F: FnOnce(&WriteTransaction<'_>) -> Result<T, E> + Send + 'static,
+    {
+        let (answer, wait) = oneshot::channel();
+        let job: Job = Box::new(move |transaction| {
+            let outcome = catch_unwind(AssertUnwindSafe(|| job(transaction)))
+                .unwrap_or_else(|_| Err(MetadataError::Panicked.into()));
+            let keep = outcome.is_ok();
+            let reply: Reply = Box::new(move |committed| {
+                let outcome = match (outcome, committed) {
+                    (Ok(_), Err(MetadataError::Full)) => Err(MetadataError::Full.into()),
+                    (Ok(_), Err(error)) => Err(MetadataError::Commit(error.to_string()).into()),
+                    (outcome, _) => outcome,
+                };
+                // Nobody waits any more when the caller went away; the work is done all the same.
+                let _ = answer.send(outcome);
+            });
+            (keep, reply)
+        });
+        self.queue.send(job).await.map_err(|_| MetadataError::Closed)?;
+        metrics::gauge!("keppel_metadata_write_queue").set((self.queue.max_capacity() - self.queue.capacity()) as f64);
+        Ok(async { wait.await.unwrap_or_else(|_| Err(MetadataError::Closed.into())) })
+    }
+}
+
+fn write_until_closed(connection: &Connection, mut jobs: mpsc::Receiver<Job>, group_max: usize) {
+    let commit_seconds = metrics::histogram!("keppel_metadata_commit_seconds");
+    let group_size = metrics::histogram!("keppel_metadata_group_commit_jobs");
+    let mut group = Vec::new();
+    while let Some(first) = jobs.blocking_recv() {
+        group.push(first);
+        while group.len() < group_max
+            && let Ok(next) = jobs.try_recv()
+        {
+            group.push(next);
+        }
+        group_size.record(group.len() as f64);
+        let started = Instant::now();
+        write_group(connection, &mut group);
+        commit_seconds.record(started.elapsed().as_secs_f64());
+    }
+}
+
+/// Runs the jobs of one group in one transaction and answers them.
+fn write_group(connection: &Connection, group: &mut Vec<Job>) {
+    let transaction = WriteTransaction::new(connection);
+    let mut replies = Vec::with_capacity(group.len());
+    let committed = (|| {
+        transaction.execute("BEGIN IMMEDIATE", [])?;
+        for job in group.drain(..) {
+            replies.push(run_isolated(&transaction, job)?);
+        }
+        transaction.execute("COMMIT", [])?;
+        Ok(())
+    })();
+    if let Err(error) = &committed {
+        tracing::error!(error = error as &dyn std::error::Error, jobs = replies.len(), "a metadata commit failed");
+        transaction.after_commit.borrow_mut().clear();
+        if !connection.is_autocommit() && connection.execute_batch("ROLLBACK").is_err() {
+            tracing::error!("the failed metadata transaction could not be rolled back");
+        }
+    }
+    for action in transaction.after_commit.take() {
+        action();
+    }
+    for reply in replies {
+        reply(committed.as_ref().map(|()| ()));
+    }
+    // Jobs that never ran drop their channels, and so are answered as closed.
+    group.clear();
+}
+
+/// Runs one job inside a savepoint, so that its failure undoes only its own changes.
+fn run_isolated(transaction: &WriteTransaction<'_>, job: Job) -> Result<Reply, MetadataError> {
+    transaction.execute("SAVEPOINT job", [])?;
+    let actions_before = transaction.after_commit.borrow().len();
+    let (keep, reply) = job(transaction);
+    if !keep {
+        transaction.after_commit.borrow_mut().truncate(actions_before);
+        // SQLite itself undoes the whole transaction on some errors (a full disk); there is no savepoint then.
+        if let Err(error) = transaction.execute("ROLLBACK TO job", []) {
+            reply(Ok(()));
+            return Err(error);
+        }
+    }
+    transaction.execute("RELEASE job", [])?;
+    Ok(reply)
+}

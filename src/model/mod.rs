@@ -1,0 +1,14 @@
+//! What images and manifests are: pure data and rules, no I/O.
+//!
+//! Bytes from clients are read here into types that can be trusted. The original bytes are kept and served; nothing is
+//! ever serialised again.
+
+mod clock;
+mod descriptor;
+mod manifest;
+mod media_type;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use descriptor::Descriptor;
+pub use manifest::{ManifestDescription, ManifestError};
+pub use media_type::ManifestKind;

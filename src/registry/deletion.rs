@@ -1,0 +1,102 @@
+//! Deleting manifests, tags and blobs.
+
+use keppel_federation::vocabulary::{Digest, Reference, RepositoryName, Tag};
+
+use super::{Registry, RegistryError, to_the_end};
+use crate::metadata::{RepositoryId, WriteTransaction};
+
+impl Registry {
+    /// Deletes a manifest and the tags on it.
+    ///
+    /// Cancel safety: once the write is queued it is done, whether or not anybody waits.
+    ///
+    /// Source: OCI distribution-spec, "Deleting manifests".
+    ///
+    /// # Errors
+    /// [`RegistryError::ManifestUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::ManifestHasParent`],
+    /// or our own trouble.
+    pub async fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
+        let (inner, repository, digest) = (self.inner.clone(), repository.clone(), *digest);
+        self.inner
+            .metadata
+            .write(move |transaction| {
+                let id = load_repository(transaction, &repository)?;
+                let Some((manifest, _)) = transaction.get_manifest_id(id, &digest)? else {
+                    return Err(RegistryError::ManifestUnknown { repository, reference: Reference::Digest(digest) });
+                };
+                if let Some(parent) = transaction.get_parent(id, &digest)? {
+                    return Err(RegistryError::ManifestHasParent { digest, parent });
+                }
+                let mut changed = transaction.list_tags_of(manifest)?;
+                changed.push(digest.to_string());
+                transaction.delete_manifest(manifest)?;
+                inner.evict_around_commit(transaction, &repository, changed);
+                Ok(())
+            })
+            .await
+    }
+
+    /// Deletes a tag and keeps the manifest.
+    ///
+    /// Cancel safety: once the write is queued it is done, whether or not anybody waits.
+    ///
+    /// Source: OCI distribution-spec, "Deleting tags".
+    ///
+    /// # Errors
+    /// [`RegistryError::ManifestUnknown`], [`RegistryError::RepositoryUnknown`], or our own trouble.
+    pub async fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), RegistryError> {
+        let (inner, repository, tag) = (self.inner.clone(), repository.clone(), tag.clone());
+        self.inner
+            .metadata
+            .write(move |transaction| {
+                let id = load_repository(transaction, &repository)?;
+                if !transaction.delete_tag(id, tag.as_str())? {
+                    return Err(RegistryError::ManifestUnknown { repository, reference: Reference::Tag(tag) });
+                }
+                inner.evict_around_commit(transaction, &repository, vec![tag.to_string()]);
+                Ok(())
+            })
+            .await
+    }
+
+    /// Takes a blob out of a repository; its bytes go with its last place in the account.
+    ///
+    /// Cancel safety: not stopped by dropping.
+    ///
+    /// Source: OCI distribution-spec, "Deleting blobs".
+    ///
+    /// # Errors
+    /// [`RegistryError::BlobUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::BlobInUse`], or our own
+    /// trouble.
+    pub async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
+        let (inner, repository, digest) = (self.inner.clone(), repository.clone(), *digest);
+        to_the_end(async move {
+            let account = repository.account();
+            let unneeded = inner.metadata.write(move |transaction| {
+                let id = load_repository(transaction, &repository)?;
+                let blob = transaction.get_mounted_blob(id, &digest)?;
+                let blob = blob.ok_or(RegistryError::BlobUnknown { digest })?;
+                if let Some(manifest) = transaction.get_manifest_using_blob(id, blob.id)? {
+                    return Err(RegistryError::BlobInUse { digest, manifest });
+                }
+                Ok(transaction.unmount_blob(id, blob.id)?.then_some(blob.storage_key))
+            });
+            if let Some(key) = unneeded.await?
+                && let Err(error) = inner.storage.delete_blob(&account, &key).await
+            {
+                // The blob is gone for every client; the storage sweep takes the rest.
+                tracing::warn!(error = &error as &dyn std::error::Error, %digest, "a blob's bytes could not be deleted");
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn load_repository(
+    transaction: &WriteTransaction<'_>,
+    repository: &RepositoryName,
+) -> Result<RepositoryId, RegistryError> {
+    let id = transaction.get_repository(repository)?;
+    id.ok_or_else(|| RegistryError::RepositoryUnknown { repository: repository.clone() })
+}

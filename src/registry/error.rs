@@ -1,0 +1,163 @@
+use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName, UploadId};
+
+use crate::metadata::MetadataError;
+use crate::storage::StorageError;
+
+/// Why a client's body broke off.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The connection went away.
+    #[error("the connection was lost: {0}")]
+    Disconnected(String),
+    /// Nothing came for too long.
+    #[error("no data arrived in time")]
+    Timeout,
+}
+
+/// Why the registry did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    // The caller's fault.
+    /// The bytes are not a manifest that can be served.
+    #[error("{reason}")]
+    ManifestInvalid {
+        /// What is wrong, naming the field.
+        reason: String,
+    },
+    /// The manifest is over the limit.
+    #[error("the manifest is larger than {limit_bytes} bytes")]
+    ManifestTooLarge {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The manifest refers to content that the repository does not hold.
+    #[error("the manifest refers to content that the repository does not hold")]
+    ManifestBlobsUnknown {
+        /// All that is missing.
+        digests: Vec<Digest>,
+    },
+    /// The content is not what its digest says.
+    #[error("the content has the digest {actual}, not {expected}")]
+    DigestMismatch {
+        /// What the client announced.
+        expected: Digest,
+        /// What arrived.
+        actual: Digest,
+    },
+    /// The blob is over the limit.
+    #[error("the blob is larger than {limit_bytes} bytes")]
+    BlobTooLarge {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// More or less arrived than was announced.
+    #[error("{declared} bytes were announced, but {received} arrived")]
+    SizeMismatch {
+        /// What the client announced.
+        declared: u64,
+        /// What arrived.
+        received: u64,
+    },
+    /// A chunk does not begin where the upload ends.
+    #[error("the upload has {size_bytes} bytes: the next chunk must begin there")]
+    RangeOutOfOrder {
+        /// The upload.
+        id: UploadId,
+        /// What it has.
+        size_bytes: u64,
+    },
+    /// The body broke off; what arrived of it stays in the upload.
+    #[error("the request body broke off")]
+    BodyBroken {
+        /// How.
+        #[source]
+        cause: BodyError,
+    },
+
+    // Absence.
+    /// No such repository.
+    #[error("repository {repository} is not known")]
+    RepositoryUnknown {
+        /// Its name.
+        repository: RepositoryName,
+    },
+    /// No such manifest or tag.
+    #[error("manifest {reference} is not known in {repository}")]
+    ManifestUnknown {
+        /// Where it was looked for.
+        repository: RepositoryName,
+        /// What was looked for.
+        reference: Reference,
+    },
+    /// No such blob.
+    #[error("blob {digest} is not known")]
+    BlobUnknown {
+        /// What was looked for.
+        digest: Digest,
+    },
+    /// No such upload session, or it has ended.
+    #[error("upload {id} is not known: start a new one")]
+    UploadUnknown {
+        /// Its name.
+        id: UploadId,
+    },
+    /// No such account, and pushing does not make one.
+    #[error("account {account} does not exist")]
+    AccountUnknown {
+        /// Its name.
+        account: AccountName,
+    },
+
+    // Refusal.
+    /// An index lists the manifest.
+    #[error("manifest {digest} is part of {parent}: delete that first")]
+    ManifestHasParent {
+        /// What was to be deleted.
+        digest: Digest,
+        /// An index that lists it.
+        parent: Digest,
+    },
+    /// A manifest refers to the blob.
+    #[error("blob {digest} is in use by manifest {manifest}: delete that first")]
+    BlobInUse {
+        /// What was to be deleted.
+        digest: Digest,
+        /// A manifest that refers to it.
+        manifest: Digest,
+    },
+    /// Another request is writing to the upload.
+    #[error("another request is writing to upload {id}: wait for it to end")]
+    UploadBusy {
+        /// The upload.
+        id: UploadId,
+    },
+    /// As many uploads are open as may be.
+    #[error("{limit} uploads are open already: try again later")]
+    TooManyUploads {
+        /// The limit.
+        limit: usize,
+    },
+
+    // Our own trouble.
+    /// The storage is full.
+    #[error("the registry's storage is full")]
+    StorageFull,
+    /// The metadata failed.
+    #[error("the metadata could not be used")]
+    Metadata(#[source] MetadataError),
+    /// The storage failed.
+    #[error("the storage could not be used")]
+    Storage(#[source] StorageError),
+    /// Work in the background ended without an answer.
+    #[error("the work ended without an answer")]
+    Interrupted,
+}
+
+impl From<MetadataError> for RegistryError {
+    fn from(error: MetadataError) -> Self {
+        match error {
+            MetadataError::Full => Self::StorageFull,
+            other => Self::Metadata(other),
+        }
+    }
+}

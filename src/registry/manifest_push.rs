@@ -1,0 +1,232 @@
+//! Pushing manifests.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keppel_federation::vocabulary::{Algorithm, Digest, RepositoryName, Tag};
+use sha2::Digest as _;
+
+use super::manifest_cache::CacheKey;
+use super::{Inner, Registry, RegistryError};
+use crate::metadata::{BlobId, NewManifest, RepositoryId, WriteTransaction};
+use crate::model::{Descriptor, ManifestDescription, ManifestKind};
+
+/// Manifests from this size on are hashed and parsed off the async threads.
+const LARGE_BYTES: usize = 64 << 10;
+
+/// Under which name a manifest is pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManifestTarget {
+    /// A tag; the digest is then SHA-256.
+    Tag(Tag),
+    /// Its digest, and tags to set on it.
+    Digest {
+        /// The digest that it must have.
+        digest: Digest,
+        /// Tags to set, perhaps none.
+        tags: Vec<Tag>,
+    },
+}
+
+/// What was pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PutManifest {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// The manifest that it is about.
+    pub subject: Option<Digest>,
+    /// The tags that were set besides the one in the path.
+    pub tags: Vec<Tag>,
+}
+
+/// A manifest that has been read and checked by itself.
+struct Checked {
+    digest: Digest,
+    description: ManifestDescription,
+    bytes: Bytes,
+    /// All tags to set.
+    tags: Vec<Tag>,
+}
+
+impl Registry {
+    /// Stores a manifest; when it answers, manifest and tags are on disk. Pushing the same again is harmless.
+    ///
+    /// Cancel safety: once the write is queued it is done, whether or not anybody waits.
+    ///
+    /// Source: OCI distribution-spec, "Pushing manifests".
+    ///
+    /// # Errors
+    /// [`RegistryError::ManifestInvalid`], [`RegistryError::ManifestTooLarge`], [`RegistryError::DigestMismatch`],
+    /// [`RegistryError::ManifestBlobsUnknown`], [`RegistryError::AccountUnknown`], or our own trouble.
+    pub async fn put_manifest(
+        &self,
+        repository: &RepositoryName,
+        target: ManifestTarget,
+        media_type: Option<&str>,
+        bytes: Bytes,
+    ) -> Result<PutManifest, RegistryError> {
+        let limit_bytes = self.inner.options.manifest_size_max_bytes;
+        if bytes.len() as u64 > limit_bytes {
+            return Err(RegistryError::ManifestTooLarge { limit_bytes });
+        }
+        let media_type = media_type.map(str::to_owned);
+        let extra_tags = match &target {
+            ManifestTarget::Tag(_) => Vec::new(),
+            ManifestTarget::Digest { tags, .. } => tags.clone(),
+        };
+        let checked = match bytes.len() < LARGE_BYTES {
+            true => check(target, media_type.as_deref(), bytes)?,
+            false => tokio::task::spawn_blocking(move || check(target, media_type.as_deref(), bytes))
+                .await
+                .map_err(|_| RegistryError::Interrupted)??,
+        };
+        let put = PutManifest {
+            digest: checked.digest,
+            subject: checked.description.subject,
+            tags: extra_tags,
+        };
+        let (inner, repository) = (self.inner.clone(), repository.clone());
+        self.inner.metadata.write(move |transaction| record(&inner, transaction, &repository, checked)).await?;
+        Ok(put)
+    }
+}
+
+fn check(target: ManifestTarget, media_type: Option<&str>, bytes: Bytes) -> Result<Checked, RegistryError> {
+    let description = ManifestDescription::parse(media_type, &bytes)
+        .map_err(|error| RegistryError::ManifestInvalid { reason: error.to_string() })?;
+    let (digest, tags) = match target {
+        ManifestTarget::Tag(tag) => (digest_of(Algorithm::Sha256, &bytes), vec![tag]),
+        ManifestTarget::Digest { digest: expected, tags } => {
+            let actual = digest_of(expected.algorithm(), &bytes);
+            if actual != expected {
+                return Err(RegistryError::DigestMismatch { expected, actual });
+            }
+            (actual, tags)
+        }
+    };
+    Ok(Checked { digest, description, bytes, tags })
+}
+
+fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
+    let digest = match algorithm {
+        Algorithm::Sha256 => Digest::from_hash(algorithm, &sha2::Sha256::digest(bytes)),
+        Algorithm::Sha512 => Digest::from_hash(algorithm, &sha2::Sha512::digest(bytes)),
+    };
+    digest.expect("a hash has its algorithm's length")
+}
+
+/// What a manifest refers to, as rows.
+#[derive(Default)]
+struct References {
+    blobs: Vec<BlobId>,
+    size_bytes: u64,
+    unknown: Vec<Digest>,
+}
+
+fn record(
+    inner: &Arc<Inner>,
+    transaction: &WriteTransaction<'_>,
+    repository: &RepositoryName,
+    checked: Checked,
+) -> Result<(), RegistryError> {
+    let now = inner.clock.now();
+    let account = inner.account_for_push(transaction, &repository.account())?;
+    let id = transaction.ensure_repository(account, repository, now)?;
+    let references = References::find(transaction, id, &checked.description)?;
+    let description = checked.description;
+    let may_come_later = inner.options.sparse_indexes && description.kind.is_index();
+    if !references.unknown.is_empty() && !may_come_later {
+        return Err(RegistryError::ManifestBlobsUnknown { digests: references.unknown });
+    }
+    let manifest = NewManifest {
+        digest: checked.digest,
+        media_type: description.kind.media_type(),
+        total_size_bytes: checked.bytes.len() as u64 + references.size_bytes,
+        subject: description.subject,
+        artifact_type: description.artifact_type,
+        annotations: serde_json::to_string(&description.annotations).unwrap_or_else(|_| "{}".into()),
+        bytes: checked.bytes,
+    };
+    let manifest = transaction.put_manifest(id, &manifest, now)?;
+    references.blobs.iter().try_for_each(|blob| transaction.ensure_manifest_blob(manifest, *blob))?;
+    description.children.iter().try_for_each(|child| transaction.ensure_child(id, manifest, &child.digest))?;
+    let mut changed = transaction.list_tags_of(manifest)?;
+    for tag in &checked.tags {
+        transaction.put_tag(id, tag.as_str(), manifest, now)?;
+        changed.push(tag.to_string());
+    }
+    changed.push(checked.digest.to_string());
+    inner.evict_around_commit(transaction, repository, changed);
+    Ok(())
+}
+
+impl References {
+    fn find(
+        transaction: &WriteTransaction<'_>,
+        repository: RepositoryId,
+        description: &ManifestDescription,
+    ) -> Result<Self, RegistryError> {
+        let mut found = Self::default();
+        for blob in &description.blobs {
+            if !found.add_blob(transaction, repository, blob)? {
+                found.unknown.push(blob.digest);
+            }
+        }
+        for blob in &description.foreign_blobs {
+            found.add_blob(transaction, repository, blob)?;
+        }
+        for child in &description.children {
+            // An index may list things that are no manifests: BuildKit's caches list layers.
+            let is_blob = ManifestKind::from_media_type(&child.media_type).is_none();
+            let known = found.add_child(transaction, repository, child)?
+                || (is_blob && found.add_blob(transaction, repository, child)?);
+            if !known && !child.is_foreign() {
+                found.unknown.push(child.digest);
+            }
+        }
+        Ok(found)
+    }
+
+    fn add_blob(
+        &mut self,
+        transaction: &WriteTransaction<'_>,
+        repository: RepositoryId,
+        descriptor: &Descriptor,
+    ) -> Result<bool, RegistryError> {
+        let blob = transaction.get_mounted_blob(repository, &descriptor.digest)?;
+        if let Some(blob) = &blob {
+            self.blobs.push(blob.id);
+            self.size_bytes = self.size_bytes.saturating_add(blob.size_bytes);
+        }
+        Ok(blob.is_some())
+    }
+
+    fn add_child(
+        &mut self,
+        transaction: &WriteTransaction<'_>,
+        repository: RepositoryId,
+        descriptor: &Descriptor,
+    ) -> Result<bool, RegistryError> {
+        let child = transaction.get_manifest_id(repository, &descriptor.digest)?;
+        if let Some((_, size_bytes)) = child {
+            self.size_bytes = self.size_bytes.saturating_add(size_bytes);
+        }
+        Ok(child.is_some())
+    }
+}
+
+impl Inner {
+    /// Takes changed references out of the cache before the commit and after it; see [`super::manifest_cache`].
+    pub(super) fn evict_around_commit(
+        self: &Arc<Self>,
+        transaction: &WriteTransaction<'_>,
+        repository: &RepositoryName,
+        references: Vec<String>,
+    ) {
+        let key = |reference: String| CacheKey { repository: repository.as_str().into(), reference: reference.into() };
+        let keys: Vec<_> = references.into_iter().map(key).collect();
+        self.cache.evict(&keys);
+        let inner = self.clone();
+        transaction.after_commit(move || inner.cache.evict(&keys));
+    }
+}

@@ -1,0 +1,203 @@
+//! What a registry does, without HTTP: pull, push, delete, list, upload.
+//!
+//! Invariants: bytes before row, row before answer; on deletion row before bytes. So a crash leaves at worst a file
+//! that no row names, and the storage sweep removes it. Work that must not stop half-way when a client hangs up runs in
+//! a task of its own.
+//!
+//! Deliberately absent: who may do what (auth), other regions (peering), HTTP (api).
+
+mod blobs;
+mod deletion;
+mod error;
+mod in_progress;
+mod listing;
+mod manifest_cache;
+mod manifest_push;
+mod pull_times;
+mod pulls;
+mod referrers;
+#[cfg(test)]
+mod tests;
+mod upload_sessions;
+mod uploads;
+
+pub use blobs::BlobInfo;
+pub use error::{BodyError, RegistryError};
+pub use listing::Page;
+pub use manifest_push::{ManifestTarget, PutManifest};
+pub use pulls::Manifest;
+pub use referrers::Referrer;
+pub use uploads::UploadStatus;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keppel_federation::vocabulary::{AccountName, ParseError, RepositoryName, StorageKey, UploadId};
+
+use crate::metadata::{Metadata, WriteTransaction};
+use crate::model::Clock;
+use crate::storage::Storage;
+use in_progress::InProgress;
+use manifest_cache::ManifestCache;
+use pull_times::PullTimes;
+use upload_sessions::UploadSessions;
+
+/// How the registry behaves. Sizes are in bytes.
+#[derive(Debug, Clone)]
+pub struct RegistryOptions {
+    /// The account of repository names that name none.
+    pub default_account: Option<AccountName>,
+    /// Whether the first push to an account makes it.
+    pub create_accounts_on_push: bool,
+    /// The largest manifest.
+    pub manifest_size_max_bytes: u64,
+    /// The largest blob.
+    pub blob_size_max_bytes: u64,
+    /// Whether an index may list manifests that the repository does not hold.
+    pub sparse_indexes: bool,
+    /// Upload sessions held open at once; an idle one is closed (not ended) to make room.
+    pub uploads_max: usize,
+    /// How long a session is held open without being touched. It can be continued after that, at the price of reading
+    /// its bytes once more.
+    pub upload_open_timeout: Duration,
+    /// How long a session lives without being touched.
+    pub upload_idle_timeout: Duration,
+    /// Memory for small manifests.
+    pub manifest_cache_bytes: u64,
+    /// The longest page of a list.
+    pub page_size_max: usize,
+    /// How often pull times are written.
+    pub pull_times_interval: Duration,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            default_account: None,
+            create_accounts_on_push: false,
+            manifest_size_max_bytes: 4 << 20,
+            blob_size_max_bytes: 1 << 40,
+            sparse_indexes: false,
+            uploads_max: 4096,
+            upload_open_timeout: Duration::from_secs(300),
+            upload_idle_timeout: Duration::from_secs(24 * 3600),
+            manifest_cache_bytes: 32 << 20,
+            page_size_max: 1000,
+            pull_times_interval: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The registry of one region. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: RegistryOptions,
+    metadata: Metadata,
+    storage: Storage,
+    clock: Arc<dyn Clock>,
+    cache: ManifestCache,
+    pull_times: PullTimes,
+    sessions: UploadSessions,
+    in_progress: InProgress,
+}
+
+impl Registry {
+    /// A registry over metadata and storage that are open.
+    pub fn new(options: RegistryOptions, metadata: Metadata, storage: Storage, clock: Arc<dyn Clock>) -> Self {
+        let inner = Inner {
+            cache: ManifestCache::new(options.manifest_cache_bytes),
+            pull_times: PullTimes::default(),
+            sessions: UploadSessions::new(options.uploads_max),
+            in_progress: InProgress::default(),
+            options,
+            metadata,
+            storage,
+            clock,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// How it behaves.
+    pub fn options(&self) -> &RegistryOptions {
+        &self.inner.options
+    }
+
+    /// Reads a repository name as a client writes it; see [`RepositoryName::parse_with_default`].
+    ///
+    /// # Errors
+    /// [`ParseError::Grammar`].
+    pub fn parse_repository(&self, text: &str) -> Result<RepositoryName, ParseError> {
+        RepositoryName::parse_with_default(text, self.inner.options.default_account.as_ref())
+    }
+
+    /// Makes accounts that the configuration names, with their storage spaces.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn ensure_accounts(&self, names: Vec<AccountName>) -> Result<(), RegistryError> {
+        for name in &names {
+            self.inner.storage.prepare_space(name).await?;
+        }
+        let now = self.inner.clock.now();
+        self.inner
+            .metadata
+            .write(move |transaction| names.iter().try_for_each(|name| transaction.ensure_account(name, now).map(|_| ())))
+            .await
+            .map_err(RegistryError::Metadata)
+    }
+
+    /// Whether metadata and storage answer.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn ready(&self) -> Result<(), RegistryError> {
+        self.inner.metadata.read(|reader| reader.probe().map_err(RegistryError::from)).await?;
+        self.inner.storage.probe().await.map_err(RegistryError::from)
+    }
+
+    /// The metadata, for tasks that tidy up.
+    pub fn metadata(&self) -> &Metadata {
+        &self.inner.metadata
+    }
+
+    /// The storage, for tasks that tidy up.
+    pub fn storage(&self) -> &Storage {
+        &self.inner.storage
+    }
+
+    /// Whether bytes are just being stored under this key, and their row is still to come.
+    pub fn is_being_stored(&self, key: &StorageKey) -> bool {
+        self.inner.in_progress.has_blob(key)
+    }
+
+    /// Whether an upload is under way in this process.
+    pub fn is_being_uploaded(&self, id: &UploadId) -> bool {
+        self.inner.in_progress.has_upload(id) || self.inner.sessions.has(id)
+    }
+}
+
+impl Inner {
+    /// The account's row, made when that is allowed.
+    fn account_for_push(
+        &self,
+        transaction: &WriteTransaction<'_>,
+        account: &AccountName,
+    ) -> Result<crate::metadata::AccountId, RegistryError> {
+        match transaction.get_account(account)? {
+            Some(id) => Ok(id),
+            None if self.options.create_accounts_on_push => Ok(transaction.ensure_account(account, self.clock.now())?),
+            None => Err(RegistryError::AccountUnknown { account: account.clone() }),
+        }
+    }
+}
+
+/// Runs work to its end even when the caller goes away, and gives its answer.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, RegistryError>> + Send + 'static,
+) -> Result<T, RegistryError> {
+    tokio::spawn(work).await.unwrap_or(Err(RegistryError::Interrupted))
+}

@@ -1,0 +1,119 @@
+//! Pulling manifests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use bytes::Bytes;
+use keppel_federation::vocabulary::{Digest, Reference, RepositoryName};
+
+use super::manifest_cache::CacheKey;
+use super::{Registry, RegistryError};
+use crate::metadata::{ManifestId, ManifestRow, RepositoryId};
+
+/// A manifest as it is served, with its header values ready to be shared without a copy.
+#[derive(Debug)]
+pub struct Manifest {
+    /// The bytes as pushed.
+    pub bytes: Bytes,
+    /// The media type, without parameters.
+    pub media_type: Bytes,
+    /// The digest.
+    pub digest: Digest,
+    /// The digest as text.
+    pub digest_text: Bytes,
+    /// The digest as text in double quotes.
+    pub etag: Bytes,
+    pub(super) id: ManifestId,
+    pub(super) repository: RepositoryId,
+    pub(super) tag: Option<Box<str>>,
+    last_noted: AtomicI64,
+}
+
+impl Manifest {
+    fn new(row: ManifestRow, tag: Option<&str>) -> Self {
+        let etag = Bytes::from(format!("\"{}\"", row.digest));
+        Self {
+            bytes: row.bytes,
+            media_type: row.media_type.into(),
+            digest: row.digest,
+            digest_text: etag.slice(1..etag.len() - 1),
+            etag,
+            id: row.id,
+            repository: row.repository,
+            tag: tag.map(Into::into),
+            last_noted: AtomicI64::new(i64::MIN),
+        }
+    }
+
+    /// Whether no pull was noted yet in this second.
+    pub(super) fn is_first_pull_at(&self, now: i64) -> bool {
+        self.last_noted.load(Ordering::Relaxed) != now && self.last_noted.swap(now, Ordering::Relaxed) != now
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_test(bytes: &[u8]) -> Self {
+        let row = ManifestRow {
+            id: ManifestId::for_test(1),
+            repository: RepositoryId::for_test(1),
+            digest: Digest::from_sha256([0; 32]),
+            media_type: "application/vnd.oci.image.manifest.v1+json".into(),
+            bytes: Bytes::copy_from_slice(bytes),
+        };
+        Self::new(row, None)
+    }
+}
+
+impl Registry {
+    /// A manifest from memory, by full repository name and reference as text. What it gives is current. `None` says
+    /// nothing: ask [`Self::load_manifest`]. Counts no pull.
+    pub fn cached_manifest(&self, repository: &str, reference: &str) -> Option<Arc<Manifest>> {
+        self.inner.cache.get(repository, reference)
+    }
+
+    /// A manifest by tag or digest. Counts no pull: see [`Self::note_pull`].
+    ///
+    /// # Errors
+    /// [`RegistryError::RepositoryUnknown`], [`RegistryError::ManifestUnknown`], or our own trouble.
+    pub async fn load_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Arc<Manifest>, RegistryError> {
+        let key = CacheKey { repository: repository.as_str().into(), reference: reference.to_string().into() };
+        if let Some(manifest) = self.cached_manifest(&key.repository, &key.reference) {
+            return Ok(manifest);
+        }
+        let generation = self.inner.cache.generation(&key.repository);
+        let manifest = Arc::new(self.read_manifest(repository, reference).await?);
+        self.inner.cache.insert(key, &manifest, generation);
+        Ok(manifest)
+    }
+
+    async fn read_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Manifest, RegistryError> {
+        let (repository, reference) = (repository.clone(), reference.clone());
+        self.inner
+            .metadata
+            .read(move |reader| {
+                let row = match &reference {
+                    Reference::Tag(tag) => reader.get_manifest_by_tag(repository.as_str(), tag.as_str())?,
+                    Reference::Digest(digest) => reader.get_manifest_by_digest(repository.as_str(), digest)?,
+                };
+                let tag = match &reference {
+                    Reference::Tag(tag) => Some(tag.as_str()),
+                    Reference::Digest(_) => None,
+                };
+                match row {
+                    Some(row) => Ok(Manifest::new(row, tag)),
+                    None if reader.get_repository(&repository)?.is_none() => {
+                        Err(RegistryError::RepositoryUnknown { repository })
+                    }
+                    None => Err(RegistryError::ManifestUnknown { repository, reference }),
+                }
+            })
+            .await
+    }
+}

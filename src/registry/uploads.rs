@@ -1,0 +1,430 @@
+//! Uploading blobs: in one request, or in a session of many.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use keppel_federation::vocabulary::{Algorithm, Digest, RepositoryName, StorageKey, UploadId};
+use tokio::sync::OwnedMutexGuard;
+
+use super::upload_sessions::{Session, State};
+use super::{BodyError, Inner, Registry, RegistryError, to_the_end};
+use crate::metadata::{NewBlob, UploadRow};
+use crate::storage::{AppendError, FinishError, Upload};
+
+/// How far an upload has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadStatus {
+    /// The session.
+    pub id: UploadId,
+    /// The bytes received.
+    pub size_bytes: u64,
+}
+
+impl Registry {
+    /// Opens a session. It survives a restart of the program from the first chunk on.
+    ///
+    /// Source: OCI distribution-spec, "Pushing a blob in chunks".
+    ///
+    /// # Errors
+    /// [`RegistryError::AccountUnknown`], [`RegistryError::TooManyUploads`], or our own trouble.
+    pub async fn start_upload(
+        &self,
+        repository: &RepositoryName,
+        algorithm: Algorithm,
+    ) -> Result<UploadStatus, RegistryError> {
+        let inner = &self.inner;
+        inner.check_account(repository).await?;
+        let row = UploadRow { id: UploadId::random(), repository: repository.clone(), algorithm };
+        let session = Session::new(row.clone(), State::Empty, inner.clock.now());
+        inner.sessions.insert(session).ok_or(RegistryError::TooManyUploads { limit: inner.sessions.limit() })?;
+        // The row is queued, not waited for: nothing was sent yet that could be lost.
+        let (id, now) = (row.id.clone(), inner.clock.now());
+        let queued = inner.metadata.enqueue(move |transaction| transaction.put_upload(&row, now)).await?;
+        tokio::spawn(async move {
+            if let Err(error) = queued.await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "an upload session could not be recorded");
+            }
+        });
+        Ok(UploadStatus { id, size_bytes: 0 })
+    }
+
+    /// How far a session has come.
+    ///
+    /// # Errors
+    /// [`RegistryError::UploadUnknown`], [`RegistryError::UploadBusy`], or our own trouble.
+    pub async fn upload_status(
+        &self,
+        repository: &RepositoryName,
+        id: &UploadId,
+    ) -> Result<UploadStatus, RegistryError> {
+        let session = self.inner.session(repository, id).await?;
+        let state = session.hold()?;
+        match *state {
+            State::Ended => Err(RegistryError::UploadUnknown { id: id.clone() }),
+            _ => Ok(UploadStatus { id: id.clone(), size_bytes: state.size_bytes() }),
+        }
+    }
+
+    /// Appends a chunk. `range` is the first and last byte's place as the client announced them, `length` the size of
+    /// the body where it did. When it answers, the bytes are on disk and the session is recorded.
+    ///
+    /// Cancel safety: not stopped by dropping; what arrives of the body stays in the session.
+    ///
+    /// Source: OCI distribution-spec, "Pushing a blob in chunks".
+    ///
+    /// # Errors
+    /// [`RegistryError::UploadUnknown`], [`RegistryError::UploadBusy`], [`RegistryError::RangeOutOfOrder`],
+    /// [`RegistryError::SizeMismatch`], [`RegistryError::BlobTooLarge`], [`RegistryError::BodyBroken`],
+    /// [`RegistryError::StorageFull`], or our own trouble.
+    pub async fn append_upload<S, E>(
+        &self,
+        repository: &RepositoryName,
+        id: &UploadId,
+        range: Option<(u64, u64)>,
+        length: Option<u64>,
+        body: S,
+    ) -> Result<UploadStatus, RegistryError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
+        E: Into<BodyError> + Send + 'static,
+    {
+        let inner = self.inner.clone();
+        let session = inner.session(repository, id).await?;
+        let mut state = session.hold()?;
+        to_the_end(async move {
+            let expected = Expected::new(range, length);
+            let appended = inner.append(&session, &mut state, &expected, body).await;
+            let now = inner.clock.now();
+            session.touch(now);
+            if let State::Open(upload) = &mut *state {
+                // Also what arrived before an error stays, so that the client can go on from there.
+                let row = session.row.clone();
+                let recorded = inner.metadata.write(move |transaction| transaction.put_upload(&row, now));
+                let (synced, recorded) = futures_util::future::join(upload.sync(), recorded).await;
+                appended?;
+                synced?;
+                recorded?;
+            } else {
+                appended?;
+            }
+            Ok(UploadStatus { id: session.row.id.clone(), size_bytes: state.size_bytes() })
+        })
+        .await
+    }
+
+    /// Ends a session, perhaps with a last chunk: its bytes become the blob `digest` of the repository. When it
+    /// answers, the blob is on disk and recorded. A digest that does not match ends the session.
+    ///
+    /// Cancel safety: not stopped by dropping.
+    ///
+    /// Source: OCI distribution-spec, "Pushing a blob in chunks".
+    ///
+    /// # Errors
+    /// Those of [`Self::append_upload`]; [`RegistryError::DigestMismatch`], [`RegistryError::AccountUnknown`].
+    pub async fn finish_upload<S, E>(
+        &self,
+        repository: &RepositoryName,
+        id: &UploadId,
+        range: Option<(u64, u64)>,
+        length: Option<u64>,
+        body: S,
+        digest: &Digest,
+    ) -> Result<(), RegistryError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
+        E: Into<BodyError> + Send + 'static,
+    {
+        let inner = self.inner.clone();
+        let session = inner.session(repository, id).await?;
+        let mut state = session.hold()?;
+        let digest = *digest;
+        to_the_end(async move {
+            let expected = Expected::new(range, length);
+            inner.append(&session, &mut state, &expected, body).await?;
+            let upload = match std::mem::replace(&mut *state, State::Ended) {
+                State::Open(upload) => *upload,
+                State::Empty => inner.begin(&session.row).await?,
+                State::Ended => return Err(RegistryError::UploadUnknown { id: session.row.id.clone() }),
+            };
+            let stored = inner.store(upload, &session.row.repository, digest, Some(&session.row.id)).await;
+            if stored.is_err() {
+                inner.forget_upload(&session.row).await;
+            }
+            inner.sessions.remove(&session.row.id);
+            stored
+        })
+        .await
+    }
+
+    /// Stores a blob that comes in one request. When it answers, the blob is on disk and recorded.
+    ///
+    /// Cancel safety: not stopped by dropping.
+    ///
+    /// Source: OCI distribution-spec, "Single POST".
+    ///
+    /// # Errors
+    /// Those of [`Self::finish_upload`] that are not about sessions.
+    pub async fn put_blob<S, E>(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        length: Option<u64>,
+        body: S,
+    ) -> Result<(), RegistryError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
+        E: Into<BodyError> + Send + 'static,
+    {
+        let inner = self.inner.clone();
+        inner.check_account(repository).await?;
+        let row = UploadRow { id: UploadId::random(), repository: repository.clone(), algorithm: digest.algorithm() };
+        let digest = *digest;
+        to_the_end(async move {
+            let _shield = inner.in_progress.upload(&row.id);
+            let mut upload = inner.begin(&row).await?;
+            if let Err(error) = inner.append_to(&mut upload, &Expected::new(None, length), body).await {
+                upload.discard().await;
+                return Err(error);
+            }
+            inner.store(upload, &row.repository, digest, None).await
+        })
+        .await
+    }
+
+    /// Gives a session up and its space back.
+    ///
+    /// # Errors
+    /// [`RegistryError::UploadUnknown`], [`RegistryError::UploadBusy`], or our own trouble.
+    pub async fn cancel_upload(&self, repository: &RepositoryName, id: &UploadId) -> Result<(), RegistryError> {
+        let inner = self.inner.clone();
+        let session = inner.session(repository, id).await?;
+        let mut state = session.hold()?;
+        to_the_end(async move {
+            if let State::Ended = std::mem::replace(&mut *state, State::Ended) {
+                return Err(RegistryError::UploadUnknown { id: session.row.id.clone() });
+            }
+            inner.discard_upload(&session.row).await
+        })
+        .await
+    }
+
+    /// Ends a session that nobody touched for long; called by the task for abandoned uploads. One that is just being
+    /// written to is left alone.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn abandon_upload(&self, row: &UploadRow) -> Result<(), RegistryError> {
+        let _held = match self.inner.sessions.get(&row.id) {
+            Some(session) => {
+                let Ok(mut state) = session.hold() else { return Ok(()) };
+                *state = State::Ended;
+                Some(state)
+            }
+            None => None,
+        };
+        self.inner.discard_upload(row).await
+    }
+
+    /// Closes sessions that nobody touched for a while; they can be continued.
+    pub fn close_idle_uploads(&self) {
+        let timeout = i64::try_from(self.inner.options.upload_open_timeout.as_secs()).unwrap_or(i64::MAX);
+        self.inner.sessions.close_idle(self.inner.clock.now().saturating_sub(timeout));
+    }
+}
+
+/// What the client announced of a body.
+struct Expected {
+    first: Option<u64>,
+    length: Option<u64>,
+}
+
+impl Expected {
+    fn new(range: Option<(u64, u64)>, length: Option<u64>) -> Self {
+        let ranged = range.map(|(first, last)| last.saturating_sub(first).saturating_add(1));
+        Self { first: range.map(|(first, _)| first), length: ranged.or(length) }
+    }
+}
+
+impl Session {
+    /// Becomes the one request that works on the session.
+    fn hold(self: &Arc<Self>) -> Result<OwnedMutexGuard<State>, RegistryError> {
+        let busy = |_| RegistryError::UploadBusy { id: self.row.id.clone() };
+        self.state.clone().try_lock_owned().map_err(busy)
+    }
+}
+
+impl Inner {
+    /// Refuses early, before any byte is taken, what the account would refuse at the end.
+    async fn check_account(&self, repository: &RepositoryName) -> Result<(), RegistryError> {
+        if self.options.create_accounts_on_push {
+            return Ok(());
+        }
+        let account = repository.account();
+        self.metadata
+            .read(move |reader| match reader.get_account(&account)? {
+                Some(_) => Ok(()),
+                None => Err(RegistryError::AccountUnknown { account }),
+            })
+            .await
+    }
+
+    /// The session, from memory or, after a restart, from disk.
+    async fn session(&self, repository: &RepositoryName, id: &UploadId) -> Result<Arc<Session>, RegistryError> {
+        let unknown = || RegistryError::UploadUnknown { id: id.clone() };
+        let session = match self.sessions.get(id) {
+            Some(session) => session,
+            None => {
+                let wanted = id.clone();
+                let row = self.metadata.read(move |reader| reader.get_upload(&wanted)).await?.ok_or_else(unknown)?;
+                let account = row.repository.account();
+                let state = match self.storage.resume_upload(&account, id, row.algorithm).await? {
+                    Some(upload) => State::Open(Box::new(upload)),
+                    None => State::Empty,
+                };
+                let session = Session::new(row, state, self.clock.now());
+                self.sessions
+                    .insert(session)
+                    .ok_or(RegistryError::TooManyUploads { limit: self.sessions.limit() })?
+            }
+        };
+        match session.row.repository == *repository {
+            true => Ok(session),
+            false => Err(unknown()),
+        }
+    }
+
+    async fn begin(&self, row: &UploadRow) -> Result<Upload, RegistryError> {
+        let account = row.repository.account();
+        self.storage.prepare_space(&account).await?;
+        Ok(self.storage.begin_upload(&account, &row.id, row.algorithm).await?)
+    }
+
+    async fn append<S, E>(
+        &self,
+        session: &Session,
+        state: &mut State,
+        expected: &Expected,
+        body: S,
+    ) -> Result<(), RegistryError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+        E: Into<BodyError>,
+    {
+        let id = || session.row.id.clone();
+        let size_bytes = state.size_bytes();
+        if let State::Ended = state {
+            return Err(RegistryError::UploadUnknown { id: id() });
+        }
+        if expected.first.is_some_and(|first| first != size_bytes) {
+            return Err(RegistryError::RangeOutOfOrder { id: id(), size_bytes });
+        }
+        if let State::Empty = state {
+            if expected.length == Some(0) {
+                return Ok(());
+            }
+            *state = State::Open(Box::new(self.begin(&session.row).await?));
+        }
+        match state {
+            State::Open(upload) => self.append_to(upload, expected, body).await,
+            State::Empty | State::Ended => Ok(()),
+        }
+    }
+
+    async fn append_to<S, E>(&self, upload: &mut Upload, expected: &Expected, body: S) -> Result<(), RegistryError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+        E: Into<BodyError>,
+    {
+        let limit_bytes = self.options.blob_size_max_bytes;
+        let room = limit_bytes.saturating_sub(upload.size_bytes());
+        if expected.length.is_some_and(|length| length > room) {
+            return Err(RegistryError::BlobTooLarge { limit_bytes });
+        }
+        let before = upload.size_bytes();
+        let appended = upload.append(body, expected.length.unwrap_or(room)).await;
+        let received = upload.size_bytes() - before;
+        match (appended, expected.length) {
+            (Ok(_), Some(declared)) if received != declared => Err(RegistryError::SizeMismatch { declared, received }),
+            (Ok(_), _) => Ok(()),
+            (Err(AppendError::TooLarge { .. }), Some(declared)) => {
+                Err(RegistryError::SizeMismatch { declared, received: declared.saturating_add(1) })
+            }
+            (Err(AppendError::TooLarge { .. }), None) => Err(RegistryError::BlobTooLarge { limit_bytes }),
+            (Err(AppendError::Body(cause)), _) => Err(RegistryError::BodyBroken { cause: cause.into() }),
+            (Err(AppendError::Storage(error)), _) => Err(error.into()),
+        }
+    }
+
+    /// Makes an upload a blob: bytes first, then its row, its mount and the end of its session in one transaction.
+    async fn store(
+        self: &Arc<Self>,
+        upload: Upload,
+        repository: &RepositoryName,
+        digest: Digest,
+        session: Option<&UploadId>,
+    ) -> Result<(), RegistryError> {
+        let (account, key) = (repository.account(), StorageKey::random());
+        let _shield = self.in_progress.blob(&key);
+        let stored = match upload.finish(key.clone(), &digest).await {
+            Ok(stored) => stored,
+            Err(FinishError::DigestMismatch { expected, actual }) => {
+                return Err(RegistryError::DigestMismatch { expected, actual });
+            }
+            Err(FinishError::Storage(error)) => return Err(error.into()),
+        };
+        let blob = NewBlob {
+            digest,
+            size_bytes: stored.size_bytes,
+            storage_key: stored.key,
+            blake3: stored.blake3,
+        };
+        let recorded = self.record_blob(repository.clone(), blob, session.cloned()).await;
+        // The account had the blob already, or the row failed: nobody refers to these bytes.
+        if !matches!(recorded, Ok(true)) {
+            self.storage.delete_blob(&account, &key).await?;
+        }
+        recorded.map(|_| ())
+    }
+
+    /// Records a blob and mounts it; gives whether the account did not have it before.
+    async fn record_blob(
+        self: &Arc<Self>,
+        repository: RepositoryName,
+        blob: NewBlob,
+        session: Option<UploadId>,
+    ) -> Result<bool, RegistryError> {
+        let inner = self.clone();
+        self.metadata
+            .write(move |transaction| {
+                let now = inner.clock.now();
+                let account = inner.account_for_push(transaction, &repository.account())?;
+                let repository = transaction.ensure_repository(account, &repository, now)?;
+                let known = transaction.get_account_blob(account, &blob.digest)?;
+                let id = match &known {
+                    Some(known) => known.id,
+                    None => transaction.insert_blob(account, &blob, now)?,
+                };
+                transaction.ensure_mount(repository, id, now)?;
+                if let Some(session) = session {
+                    transaction.delete_upload(&session)?;
+                }
+                Ok(known.is_none())
+            })
+            .await
+    }
+
+    async fn discard_upload(&self, row: &UploadRow) -> Result<(), RegistryError> {
+        let id = row.id.clone();
+        self.metadata.write(move |transaction| transaction.delete_upload(&id)).await?;
+        self.sessions.remove(&row.id);
+        Ok(self.storage.discard_upload(&row.repository.account(), &row.id).await?)
+    }
+
+    /// Gives up a session whose end failed. The client has its error already; what stays is swept later.
+    async fn forget_upload(&self, row: &UploadRow) {
+        if let Err(error) = self.discard_upload(row).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, upload = %row.id, "an upload could not be removed");
+        }
+    }
+}
