@@ -53,8 +53,7 @@ pub struct NewManifest {
     pub bytes: Bytes,
 }
 
-const COLUMNS: &str =
-    "manifests.id, manifests.repository_id, manifests.digest, manifests.media_type, manifests.bytes";
+const COLUMNS: &str = "manifests.id, manifests.repository_id, manifests.digest, manifests.media_type, manifests.bytes";
 
 fn read_manifest(row: &Row<'_>) -> Result<ManifestRow, MetadataError> {
     Ok(ManifestRow {

@@ -6,12 +6,7 @@ use super::{ManifestId, MetadataError, Reader, RepositoryId, WriteTransaction};
 
 impl Reader<'_> {
     /// Names of tags after `after` in bytewise order, `limit` at most.
-    pub fn list_tags(
-        &self,
-        repository: RepositoryId,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<String>, MetadataError> {
+    pub fn list_tags(&self, repository: RepositoryId, after: &str, limit: usize) -> Result<Vec<String>, MetadataError> {
         let sql = "SELECT name FROM tags WHERE repository_id = ?1 AND name > ?2 ORDER BY name LIMIT ?3";
         self.rows(sql, params![repository.0, after, limit as i64], |row| Ok(row.get(0)?))
     }

@@ -166,11 +166,9 @@ async fn pull_times_move_forward_only_and_skip_what_was_deleted() {
             transaction.put_tag(repository, "v1", manifest, 1)?;
             let pull = |at, tag: &str| Pull { manifest, tag: Some((repository, tag.into())), at };
             transaction.record_pulls(&[pull(10, "v1"), pull(5, "v1"), pull(20, "gone")])?;
-            let pulled: i64 = transaction
-                .get_row("SELECT last_pulled_at FROM manifests", [], |row| Ok(row.get(0)?))?
-                .unwrap();
-            let tag: i64 =
-                transaction.get_row("SELECT last_pulled_at FROM tags", [], |row| Ok(row.get(0)?))?.unwrap();
+            let pulled: i64 =
+                transaction.get_row("SELECT last_pulled_at FROM manifests", [], |row| Ok(row.get(0)?))?.unwrap();
+            let tag: i64 = transaction.get_row("SELECT last_pulled_at FROM tags", [], |row| Ok(row.get(0)?))?.unwrap();
             assert_eq!((pulled, tag), (20, 10));
             Ok::<_, MetadataError>(())
         })
@@ -203,7 +201,8 @@ async fn every_query_per_request_uses_an_index() {
                 let mut rows = plan.query(rusqlite::params_from_iter(parameters))?;
                 while let Some(row) = rows.next()? {
                     let step: String = row.get(3)?;
-                    let bad = step.contains("USE TEMP B-TREE") || (step.starts_with("SCAN") && step != "SCAN CONSTANT ROW");
+                    let bad =
+                        step.contains("USE TEMP B-TREE") || (step.starts_with("SCAN") && step != "SCAN CONSTANT ROW");
                     assert!(!bad, "{statement}\n{step}");
                 }
             }

@@ -42,6 +42,7 @@ impl ManifestKind {
 pub(super) fn is_schema_1(media_type: &str) -> bool {
     matches!(
         media_type,
-        "application/vnd.docker.distribution.manifest.v1+json" | "application/vnd.docker.distribution.manifest.v1+prettyjws"
+        "application/vnd.docker.distribution.manifest.v1+json"
+            | "application/vnd.docker.distribution.manifest.v1+prettyjws"
     )
 }

@@ -45,7 +45,7 @@ impl Registry {
     pub async fn open_blob(&self, blob: &BlobInfo, range: Range<u64>) -> Result<BlobReader, RegistryError> {
         match self.inner.storage.open_blob(&blob.account, &blob.key, range).await {
             Ok(reader) => Ok(reader),
-            Err(error @ StorageError::NotFound { .. }) => match self.load_blob(&blob.repository, &blob.digest).await? {
+            Err(error @ StorageError::BlobMissing(_)) => match self.load_blob(&blob.repository, &blob.digest).await? {
                 // The row is there, so the bytes should be.
                 same if same.key == blob.key => Err(error.into()),
                 _ => Err(RegistryError::BlobUnknown { digest: blob.digest }),

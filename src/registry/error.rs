@@ -161,3 +161,14 @@ impl From<MetadataError> for RegistryError {
         }
     }
 }
+
+impl From<StorageError> for RegistryError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Full => Self::StorageFull,
+            StorageError::UploadBusy(id) => Self::UploadBusy { id },
+            StorageError::UploadMissing(id) => Self::UploadUnknown { id },
+            other => Self::Storage(other),
+        }
+    }
+}

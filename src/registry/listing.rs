@@ -54,9 +54,6 @@ impl Registry {
     pub async fn list_repositories(&self, after: Option<&str>, limit: usize) -> Result<Page<String>, RegistryError> {
         let after = after.unwrap_or_default().to_owned();
         let limit = limit.min(self.inner.options.page_size_max);
-        self.inner
-            .metadata
-            .read(move |reader| Ok(Page::cut(reader.list_repositories(&after, limit + 1)?, limit)))
-            .await
+        self.inner.metadata.read(move |reader| Ok(Page::cut(reader.list_repositories(&after, limit + 1)?, limit))).await
     }
 }

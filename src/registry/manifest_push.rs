@@ -80,11 +80,7 @@ impl Registry {
                 .await
                 .map_err(|_| RegistryError::Interrupted)??,
         };
-        let put = PutManifest {
-            digest: checked.digest,
-            subject: checked.description.subject,
-            tags: extra_tags,
-        };
+        let put = PutManifest { digest: checked.digest, subject: checked.description.subject, tags: extra_tags };
         let (inner, repository) = (self.inner.clone(), repository.clone());
         self.inner.metadata.write(move |transaction| record(&inner, transaction, &repository, checked)).await?;
         Ok(put)

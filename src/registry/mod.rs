@@ -145,18 +145,19 @@ impl Registry {
         let now = self.inner.clock.now();
         self.inner
             .metadata
-            .write(move |transaction| names.iter().try_for_each(|name| transaction.ensure_account(name, now).map(|_| ())))
+            .write(move |transaction| {
+                names.iter().try_for_each(|name| transaction.ensure_account(name, now).map(|_| ()))
+            })
             .await
             .map_err(RegistryError::Metadata)
     }
 
-    /// Whether metadata and storage answer.
+    /// Whether the metadata answers.
     ///
     /// # Errors
     /// Our own trouble.
     pub async fn ready(&self) -> Result<(), RegistryError> {
-        self.inner.metadata.read(|reader| reader.probe().map_err(RegistryError::from)).await?;
-        self.inner.storage.probe().await.map_err(RegistryError::from)
+        self.inner.metadata.read(|reader| reader.probe().map_err(RegistryError::from)).await
     }
 
     /// The metadata, for tasks that tidy up.

@@ -57,9 +57,11 @@ impl Registry {
         let mut pulls = self.inner.pull_times.take();
         while !pulls.is_empty() {
             let batch = pulls.split_off(pulls.len().saturating_sub(BATCH));
-            self.inner.metadata.write(move |transaction| transaction.record_pulls(&batch)).await.map_err(
-                |error: crate::metadata::MetadataError| RegistryError::from(error),
-            )?;
+            self.inner
+                .metadata
+                .write(move |transaction| transaction.record_pulls(&batch))
+                .await
+                .map_err(|error: crate::metadata::MetadataError| RegistryError::from(error))?;
         }
         Ok(())
     }

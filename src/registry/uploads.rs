@@ -10,7 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::upload_sessions::{Session, State};
 use super::{BodyError, Inner, Registry, RegistryError, to_the_end};
 use crate::metadata::{NewBlob, UploadRow};
-use crate::storage::{AppendError, FinishError, Upload};
+use crate::storage::{AppendError, FinishError, StorageError, Upload};
 
 /// How far an upload has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,7 +184,9 @@ impl Registry {
             let _shield = inner.in_progress.upload(&row.id);
             let mut upload = inner.begin(&row).await?;
             if let Err(error) = inner.append_to(&mut upload, &Expected::new(None, length), body).await {
-                upload.discard().await;
+                if let Err(left) = upload.discard().await {
+                    tracing::warn!(error = &left as &dyn std::error::Error, upload = %row.id, "an upload could not be removed");
+                }
                 return Err(error);
             }
             inner.store(upload, &row.repository, digest, None).await
@@ -283,9 +285,7 @@ impl Inner {
                     None => State::Empty,
                 };
                 let session = Session::new(row, state, self.clock.now());
-                self.sessions
-                    .insert(session)
-                    .ok_or(RegistryError::TooManyUploads { limit: self.sessions.limit() })?
+                self.sessions.insert(session).ok_or(RegistryError::TooManyUploads { limit: self.sessions.limit() })?
             }
         };
         match session.row.repository == *repository {
@@ -296,7 +296,11 @@ impl Inner {
 
     async fn begin(&self, row: &UploadRow) -> Result<Upload, RegistryError> {
         let account = row.repository.account();
-        self.storage.prepare_space(&account).await?;
+        match self.storage.begin_upload(&account, &row.id, row.algorithm).await {
+            // The first push to an account makes its space.
+            Err(StorageError::SpaceMissing(_)) => self.storage.prepare_space(&account).await?,
+            begun => return Ok(begun?),
+        }
         Ok(self.storage.begin_upload(&account, &row.id, row.algorithm).await?)
     }
 
@@ -369,16 +373,11 @@ impl Inner {
         let stored = match upload.finish(key.clone(), &digest).await {
             Ok(stored) => stored,
             Err(FinishError::DigestMismatch { expected, actual }) => {
-                return Err(RegistryError::DigestMismatch { expected, actual });
+                return Err(RegistryError::DigestMismatch { expected: *expected, actual: *actual });
             }
             Err(FinishError::Storage(error)) => return Err(error.into()),
         };
-        let blob = NewBlob {
-            digest,
-            size_bytes: stored.size_bytes,
-            storage_key: stored.key,
-            blake3: stored.blake3,
-        };
+        let blob = NewBlob { digest, size_bytes: stored.size_bytes, storage_key: stored.key, blake3: stored.blake3 };
         let recorded = self.record_blob(repository.clone(), blob, session.cloned()).await;
         // The account had the blob already, or the row failed: nobody refers to these bytes.
         if !matches!(recorded, Ok(true)) {
