@@ -133,7 +133,7 @@ fn write_group(connection: &Connection, group: &mut Vec<Job>) {
         action();
     }
     for reply in replies {
-        reply(committed.as_ref().map(|()| ()));
+        reply(committed.as_ref().copied());
     }
     // Jobs that never ran drop their channels, and so are answered as closed.
     group.clear();
