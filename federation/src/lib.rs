@@ -6,7 +6,11 @@
 //! | room | its job |
 //! | --- | --- |
 //! | [`vocabulary`] | names, digests and identifiers, parsed once at the border |
+//! | [`identity`] | the key of a node, whose public half is the node's id |
+//! | [`wire`] | bytes to messages and back, limits, version negotiation |
 //! | [`transport`] | requests and datagrams between authenticated nodes |
 
+pub mod identity;
 pub mod transport;
 pub mod vocabulary;
+pub mod wire;

@@ -15,6 +15,8 @@ use bytes::Bytes;
 
 use crate::vocabulary::NodeId;
 
+pub mod quic;
+
 /// Which room of the receiving node a request is for. Each has its own message types and version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Channel {
@@ -104,6 +106,21 @@ pub trait Transport: Send + Sync + 'static {
         deadline: Duration,
     ) -> Result<Bytes, TransportError>;
 
+    /// Sends one request on [`Channel::Admission`] to a node that need not know this one yet, and need not be admitted
+    /// here: how a node asks to become a member. Only the holder of the key `door` gets to see the request.
+    ///
+    /// Cancel safety: as for `request`.
+    ///
+    /// # Errors
+    /// Any [`TransportError`].
+    async fn knock(
+        &self,
+        door: NodeId,
+        addresses: Vec<SocketAddr>,
+        request: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, TransportError>;
+
     /// Sends one datagram if that is possible at once; it may be lost, doubled or overtaken on the way.
     ///
     /// # Errors
@@ -118,4 +135,7 @@ pub trait Transport: Send + Sync + 'static {
 
     /// The smoothed round-trip time to a node, where a connection stands.
     fn round_trip_time(&self, node: NodeId) -> Option<Duration>;
+
+    /// Closes all connections and waits a moment for the other sides to hear of it. Requests fail from then on.
+    async fn shutdown(&self);
 }
