@@ -5,6 +5,7 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod janitor;
 pub mod metadata;
 pub mod model;
 pub mod registry;

@@ -211,21 +211,27 @@ impl Registry {
         .await
     }
 
-    /// Ends a session that nobody touched for long; called by the task for abandoned uploads. One that is just being
-    /// written to is left alone.
+    /// Ends a session that nobody touched for long; called by the task for abandoned uploads. Gives `false` for one that
+    /// is just being written to, which is left alone.
     ///
     /// # Errors
     /// Our own trouble.
-    pub async fn abandon_upload(&self, row: &UploadRow) -> Result<(), RegistryError> {
+    pub async fn abandon_upload(&self, row: &UploadRow) -> Result<bool, RegistryError> {
         let _held = match self.inner.sessions.get(&row.id) {
             Some(session) => {
-                let Ok(mut state) = session.hold() else { return Ok(()) };
+                let Ok(mut state) = session.hold() else { return Ok(false) };
                 *state = State::Ended;
                 Some(state)
             }
             None => None,
         };
-        self.inner.discard_upload(row).await
+        self.inner.discard_upload(row).await.map(|()| true)
+    }
+
+    /// The time before which a session must have been touched last to count as abandoned, in UNIX seconds.
+    pub fn idle_uploads_before(&self) -> i64 {
+        let timeout = i64::try_from(self.inner.options.upload_idle_timeout.as_secs()).unwrap_or(i64::MAX);
+        self.inner.clock.now().saturating_sub(timeout)
     }
 
     /// Closes sessions that nobody touched for a while; they can be continued.
