@@ -1,3 +1,21 @@
+//! The one table from what went wrong to what a client of the distribution API is told.
+
+use std::{borrow::Cow, time::Duration};
+
+use http::{
+    HeaderName, HeaderValue, Response, StatusCode,
+    header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RANGE, RETRY_AFTER},
+};
+use keppel_federation::vocabulary::ParseError;
+use serde_json::{Value, json};
+
+use super::body::Body;
+use crate::{
+    metadata::MetadataError,
+    registry::{BodyError, RegistryError},
+    storage::StorageError,
+};
+
 /// An error and its causes on one line.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -12,4 +30,264 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     text
+}
+
+/// The error codes on the wire: those of the OCI Distribution Spec, of Docker's older API for what OCI has no word
+/// for, and two for our own trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    BlobUnknown,
+    BlobUploadInvalid,
+    BlobUploadUnknown,
+    Denied,
+    DigestInvalid,
+    ManifestBlobUnknown,
+    ManifestInvalid,
+    ManifestUnknown,
+    NameInvalid,
+    NameUnknown,
+    PaginationNumberInvalid,
+    SizeInvalid,
+    TagInvalid,
+    TooManyRequests,
+    Unavailable,
+    Unknown,
+    Unsupported,
+}
+
+impl Code {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::BlobUploadInvalid => "BLOB_UPLOAD_INVALID",
+            Self::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
+            Self::Denied => "DENIED",
+            Self::DigestInvalid => "DIGEST_INVALID",
+            Self::ManifestBlobUnknown => "MANIFEST_BLOB_UNKNOWN",
+            Self::ManifestInvalid => "MANIFEST_INVALID",
+            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Self::NameInvalid => "NAME_INVALID",
+            Self::NameUnknown => "NAME_UNKNOWN",
+            Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
+            Self::SizeInvalid => "SIZE_INVALID",
+            Self::TagInvalid => "TAG_INVALID",
+            Self::TooManyRequests => "TOOMANYREQUESTS",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Unknown => "UNKNOWN",
+            Self::Unsupported => "UNSUPPORTED",
+        }
+    }
+}
+
+/// A refusal or failure, ready to be sent.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    code: Code,
+    message: Cow<'static, str>,
+    /// One entry of the document for each; none means one entry without detail.
+    details: Vec<Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// What only the log may tell.
+    cause: Option<String>,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        let message = message.into();
+        Self { status, code, message, details: Vec::new(), headers: Vec::new(), cause: None }
+    }
+
+    fn detail(mut self, detail: Value) -> Self {
+        self.details.push(detail);
+        self
+    }
+
+    fn header(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
+        if let Ok(value) = value.try_into() {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    fn retry_after(self, delay: Duration) -> Self {
+        self.header(RETRY_AFTER, delay.as_secs().max(1))
+    }
+
+    /// Our own trouble: the client learns the status only, the log the cause.
+    fn trouble(status: StatusCode, cause: String) -> Self {
+        let (code, message) = match status {
+            StatusCode::INTERNAL_SERVER_ERROR => (Code::Unknown, "something went wrong here; the request id finds it"),
+            _ => (Code::Unavailable, "not possible at the moment; try again"),
+        };
+        Self { cause: Some(cause), ..Self::new(status, code, message) }
+    }
+
+    /// Overload, seen before the registry was asked.
+    pub(crate) fn unavailable(cause: String) -> Self {
+        Self::trouble(StatusCode::SERVICE_UNAVAILABLE, cause).retry_after(RETRY_SOON)
+    }
+
+    /// The path is none of this API.
+    pub(crate) fn no_such_endpoint() -> Self {
+        Self::new(StatusCode::NOT_FOUND, Code::Unsupported, "there is no such endpoint in the distribution API")
+    }
+
+    /// The path is, but not with this method.
+    pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
+        let message = format!("this endpoint knows the methods {allow}");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, message)
+            .header(ALLOW, HeaderValue::from_static(allow))
+    }
+
+    pub(crate) fn name_invalid(error: &ParseError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Code::NameInvalid, error.to_string())
+    }
+
+    pub(crate) fn tag_invalid(error: &ParseError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Code::TagInvalid, error.to_string())
+    }
+
+    pub(crate) fn digest_invalid(error: &ParseError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Code::DigestInvalid, error.to_string())
+    }
+
+    /// A range that the blob of this size does not have.
+    pub(crate) fn range_not_satisfiable(size_bytes: u64) -> Self {
+        let message = format!("the blob has {size_bytes} bytes, none of them in the range asked for");
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, Code::SizeInvalid, message)
+            .header(CONTENT_RANGE, format!("bytes */{size_bytes}"))
+    }
+
+    /// The `Range` header of an upload's answers: what has arrived so far.
+    pub(crate) fn upload_range(size_bytes: u64) -> String {
+        format!("0-{}", size_bytes.saturating_sub(1))
+    }
+
+    /// The status, for logs and metrics.
+    #[cfg(test)]
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The code, as it goes on the wire.
+    #[cfg(test)]
+    pub(crate) fn code(&self) -> &'static str {
+        self.code.as_str()
+    }
+
+    /// The answer. Logs the cause, if there is one to hide from the client.
+    pub(crate) fn into_response(self, request_id: &HeaderValue) -> Response<Body> {
+        if let Some(cause) = &self.cause {
+            let request_id = request_id.to_str().unwrap_or_default();
+            tracing::error!(cause, request_id, status = self.status.as_u16(), "a request failed");
+        }
+        let entry = |detail: Option<Value>| {
+            let mut entry = json!({ "code": self.code.as_str(), "message": self.message });
+            if let Some(detail) = detail {
+                entry["detail"] = detail;
+            }
+            entry
+        };
+        let errors: Vec<_> = match self.details.is_empty() {
+            true => vec![entry(None)],
+            false => self.details.iter().map(|detail| entry(Some(detail.clone()))).collect(),
+        };
+        let mut response = Response::new(Body::from(json!({ "errors": errors }).to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.extend(self.headers);
+        response
+    }
+}
+
+const RETRY_SOON: Duration = Duration::from_secs(1);
+/// A slot for uploads frees up when someone's upload ends, which takes longer than a moment.
+const RETRY_UPLOAD: Duration = Duration::from_secs(10);
+/// Room is made by people, or by the next sweep.
+const RETRY_FULL: Duration = Duration::from_secs(60);
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        use RegistryError as E;
+        use StatusCode as S;
+        let message = error.to_string();
+        match error {
+            E::ManifestInvalid { .. } => Self::new(S::BAD_REQUEST, Code::ManifestInvalid, message),
+            E::ManifestTooLarge { limit_bytes } => Self::new(S::PAYLOAD_TOO_LARGE, Code::ManifestInvalid, message)
+                .detail(json!({ "limit_bytes": limit_bytes })),
+            E::ManifestBlobsUnknown { digests } => digests.iter().fold(
+                Self::new(S::NOT_FOUND, Code::ManifestBlobUnknown, "the manifest refers to content that is not here"),
+                |error, digest| error.detail(json!({ "digest": digest })),
+            ),
+            E::DigestMismatch { expected, actual } => Self::new(S::BAD_REQUEST, Code::DigestInvalid, message)
+                .detail(json!({ "expected": expected, "actual": actual })),
+            E::BlobTooLarge { limit_bytes } => Self::new(S::PAYLOAD_TOO_LARGE, Code::SizeInvalid, message)
+                .detail(json!({ "limit_bytes": limit_bytes })),
+            E::SizeMismatch { declared, received } => Self::new(S::BAD_REQUEST, Code::SizeInvalid, message)
+                .detail(json!({ "declared": declared, "received": received })),
+            E::RangeOutOfOrder { id, size_bytes } => {
+                Self::new(S::RANGE_NOT_SATISFIABLE, Code::BlobUploadInvalid, message)
+                    .header(RANGE, Self::upload_range(size_bytes))
+                    .header(super::distribution::UPLOAD_UUID, id.as_str())
+            }
+            E::BodyBroken { cause: BodyError::Timeout, .. } => {
+                Self::new(S::REQUEST_TIMEOUT, Code::BlobUploadInvalid, message)
+            }
+            E::BodyBroken { cause: BodyError::Disconnected(_), .. } => {
+                Self::new(S::BAD_REQUEST, Code::BlobUploadInvalid, message)
+            }
+            E::RepositoryUnknown { repository } => {
+                Self::new(S::NOT_FOUND, Code::NameUnknown, message).detail(json!({ "name": repository }))
+            }
+            E::AccountUnknown { account } => {
+                Self::new(S::NOT_FOUND, Code::NameUnknown, message).detail(json!({ "account": account }))
+            }
+            E::ManifestUnknown { repository, reference } => Self::new(S::NOT_FOUND, Code::ManifestUnknown, message)
+                .detail(json!({ "name": repository, "reference": reference.to_string() })),
+            E::BlobUnknown { digest } => {
+                Self::new(S::NOT_FOUND, Code::BlobUnknown, message).detail(json!({ "digest": digest }))
+            }
+            E::UploadUnknown { .. } => Self::new(S::NOT_FOUND, Code::BlobUploadUnknown, message),
+            E::ManifestHasParent { digest, parent } => {
+                Self::new(S::CONFLICT, Code::Denied, message).detail(json!({ "digest": digest, "parent": parent }))
+            }
+            E::BlobInUse { digest, manifest } => {
+                Self::new(S::CONFLICT, Code::Denied, message).detail(json!({ "digest": digest, "manifest": manifest }))
+            }
+            E::UploadBusy { .. } => Self::new(S::CONFLICT, Code::BlobUploadInvalid, message).retry_after(RETRY_SOON),
+            E::TooManyUploads { .. } => {
+                Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, message).retry_after(RETRY_UPLOAD)
+            }
+            E::StorageFull => Self::trouble(S::INSUFFICIENT_STORAGE, message).retry_after(RETRY_FULL),
+            E::Metadata(source @ (MetadataError::Overloaded | MetadataError::Closed)) => {
+                Self::unavailable(chain(&source))
+            }
+            E::Metadata(MetadataError::Full) | E::Storage(StorageError::Full) => {
+                Self::trouble(S::INSUFFICIENT_STORAGE, message).retry_after(RETRY_FULL)
+            }
+            E::Storage(source @ (StorageError::Stopped | StorageError::UploadBusy(_))) => {
+                Self::unavailable(chain(&source))
+            }
+            E::Metadata(
+                source @ (MetadataError::Sqlite(_)
+                | MetadataError::Commit(_)
+                | MetadataError::Corrupt { .. }
+                | MetadataError::TooNew { .. }
+                | MetadataError::Panicked),
+            ) => Self::trouble(S::INTERNAL_SERVER_ERROR, chain(&source)),
+            E::Storage(
+                source @ (StorageError::SpaceMissing(_)
+                | StorageError::UploadExists(_)
+                | StorageError::UploadMissing(_)
+                | StorageError::UploadInterrupted(_)
+                | StorageError::BlobMissing(_)
+                | StorageError::BlobShort { .. }
+                | StorageError::BlobCorrupt(_)
+                | StorageError::Io { .. }),
+            ) => Self::trouble(S::INTERNAL_SERVER_ERROR, chain(&source)),
+            E::Interrupted => Self::trouble(S::INTERNAL_SERVER_ERROR, message),
+        }
+    }
 }

@@ -3,10 +3,62 @@
 //! | part | its job |
 //! | --- | --- |
 //! | [`serve`] | sockets, TLS, connections, deadlines, shutdown |
+//! | `service` | from a request to its answer: names, counts and logs it |
+//! | `distribution` | the OCI Distribution API below `/v2/` |
+//! | `access` | the one place where requests are let through or refused |
+//! | `error` | the one table from errors to status and code |
+//! | `health`, `metrics` | `/health/live`, `/health/ready`, `/metrics` |
+//!
+//! Deliberately absent: rules about content (the registry has them). A request for `/v2/` is dispatched by hand, before
+//! any router, since a pull of a cached manifest costs a few microseconds and a router would cost as much again;
+//! everything else goes through an axum router.
 
 pub mod serve;
 
+mod access;
+mod body;
+mod distribution;
 mod error;
+mod health;
+mod metrics;
 mod options;
+mod request_id;
+mod service;
+#[cfg(test)]
+mod tests;
+
+use axum::{Router, routing::get};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::registry::Registry;
+use serve::{ServeError, Server};
+use service::{ApiService, ApiState};
 
 pub use options::ApiOptions;
+
+/// Starts the HTTP server, which runs until `shutdown` is cancelled; see [`Server::stopped`]. `prometheus` is the
+/// handle of the recorder that the whole process writes to. Must be called within a Tokio runtime.
+///
+/// # Errors
+/// When an address cannot be bound or a certificate not be used; then nothing runs.
+pub fn spawn(
+    options: ApiOptions,
+    registry: Registry,
+    prometheus: PrometheusHandle,
+    shutdown: CancellationToken,
+) -> Result<Server, ServeError> {
+    let server = options.server.clone();
+    let state = ApiState::new(options, registry, prometheus.clone(), shutdown.clone());
+    let router = router(state.clone());
+    let background = metrics::upkeep(prometheus, shutdown.clone());
+    Server::spawn(server, shutdown, background, move |peer| ApiService::new(state.clone(), router.clone(), peer))
+}
+
+fn router(state: ApiState) -> Router {
+    Router::new()
+        .route("/health/live", get(health::get_live))
+        .route("/health/ready", get(health::get_ready))
+        .route("/metrics", get(metrics::get_metrics))
+        .with_state(state)
+}

@@ -1,0 +1,192 @@
+//! Bodies in both directions.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _};
+use http::HeaderValue;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::error::chain;
+use crate::{registry::BodyError, storage::BlobReader};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What an answer carries.
+pub(crate) enum Body {
+    Empty,
+    /// Bytes that are in memory; they are shared, not copied.
+    Full(Bytes),
+    /// A blob on its way from storage.
+    Blob(BlobBody),
+    /// Whatever a route outside of the distribution API made.
+    Routed(axum::body::Body),
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Self::Full(text.into())
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Self::Blob(blob) => blob.poll_bytes(cx).map(|next| next.map(|result| result.map(Frame::data))),
+            Self::Routed(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Blob(blob) => blob.left_bytes == 0,
+            Self::Routed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Blob(blob) => SizeHint::with_exact(blob.left_bytes),
+            Self::Routed(body) => body.size_hint(),
+        }
+    }
+}
+
+/// Part of a blob being read. Gives exactly the promised number of bytes or an error, which ends the connection so
+/// that the client notices.
+pub(crate) struct BlobBody {
+    reader: BlobReader,
+    left_bytes: u64,
+    sent: metrics::Counter,
+    request_id: HeaderValue,
+}
+
+impl BlobBody {
+    pub(crate) fn new(reader: BlobReader, size_bytes: u64, sent: metrics::Counter, request_id: HeaderValue) -> Self {
+        Self { reader, left_bytes: size_bytes, sent, request_id }
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
+        if self.left_bytes == 0 {
+            return Poll::Ready(None);
+        }
+        let failure: BoxError = match ready!(self.reader.poll_next_unpin(cx)) {
+            Some(Ok(bytes)) if bytes.len() as u64 <= self.left_bytes => {
+                self.left_bytes -= bytes.len() as u64;
+                self.sent.increment(bytes.len() as u64);
+                return Poll::Ready(Some(Ok(bytes)));
+            }
+            Some(Ok(_)) => "the storage gave more than was asked for".into(),
+            None => format!("the storage ended {} bytes early", self.left_bytes).into(),
+            Some(Err(error)) => error.into(),
+        };
+        let request_id = self.request_id.to_str().unwrap_or_default();
+        tracing::error!(cause = chain(&*failure), request_id, "reading a blob failed in the midst of an answer");
+        self.left_bytes = 0;
+        Poll::Ready(Some(Err(failure)))
+    }
+}
+
+/// A request's body as the registry takes it: a stream with a deadline for each wait.
+pub(crate) struct RequestBody {
+    incoming: Incoming,
+    idle_timeout: Duration,
+    deadline: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+    received: metrics::Counter,
+}
+
+/// Bytes that count as progress within one idle timeout.
+const PROGRESS_MIN_BYTES: usize = 1024;
+
+impl RequestBody {
+    pub(crate) fn new(incoming: Incoming, idle_timeout: Duration, received: metrics::Counter) -> Self {
+        Self { incoming, idle_timeout, deadline: None, waiting: false, received }
+    }
+
+    /// The length the client declared, if any.
+    pub(crate) fn declared_bytes(&self) -> Option<u64> {
+        self.incoming.size_hint().exact()
+    }
+
+    /// All of it, or `None` when it is longer than the limit.
+    ///
+    /// # Errors
+    /// When the client vanishes or stalls.
+    pub(crate) async fn collect(mut self, limit_bytes: u64) -> Result<Option<Bytes>, BodyError> {
+        let declared = self.declared_bytes();
+        if declared.is_some_and(|bytes| bytes > limit_bytes) {
+            return Ok(None);
+        }
+        let mut first = Bytes::new();
+        let mut rest = BytesMut::new();
+        while let Some(bytes) = self.next().await.transpose()? {
+            if (first.len() + rest.len() + bytes.len()) as u64 > limit_bytes {
+                return Ok(None);
+            }
+            match first.is_empty() && rest.is_empty() {
+                true => first = bytes,
+                false => {
+                    if rest.is_empty() {
+                        // Small declared lengths only got here, so this cannot be made to waste memory.
+                        rest.reserve(declared.unwrap_or(0).min(limit_bytes) as usize);
+                        rest.extend_from_slice(&std::mem::take(&mut first));
+                    }
+                    rest.extend_from_slice(&bytes);
+                }
+            }
+        }
+        Ok(Some(if rest.is_empty() { first } else { rest.freeze() }))
+    }
+}
+
+impl Stream for RequestBody {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            match Pin::new(&mut this.incoming).poll_frame(cx) {
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Some(Err(BodyError::Disconnected(chain(&error)))));
+                }
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers say nothing here.
+                    let Ok(bytes) = frame.into_data() else { continue };
+                    this.received.increment(bytes.len() as u64);
+                    this.waiting &= bytes.len() < PROGRESS_MIN_BYTES;
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                Poll::Pending => {
+                    let timeout = this.idle_timeout;
+                    let deadline = this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+                    if !std::mem::replace(&mut this.waiting, true) {
+                        deadline.as_mut().reset(Instant::now() + timeout);
+                    }
+                    ready!(deadline.as_mut().poll(cx));
+                    return Poll::Ready(Some(Err(BodyError::Timeout)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+use http::{
+    HeaderValue, StatusCode,
+    header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE},
+};
+
+use super::{Answer, CONTENT_DIGEST, Call, conditional, empty, parse_digest, range::Wanted, set};
+use crate::api::{
+    body::{BlobBody, Body},
+    error::ApiError,
+};
+
+/// `GET` and `HEAD /v2/<name>/blobs/<digest>`, whole or in part.
+pub(super) async fn get(call: &Call<'_>, name: &str, digest: &str) -> Answer {
+    let registry = call.state.registry();
+    let (repository, digest) = (call.repository(name)?, parse_digest(digest)?);
+    let blob = registry.load_blob(&repository, &digest).await?;
+    let etag = format!("\"{digest}\"");
+    let mut response = empty(StatusCode::OK);
+    let headers = response.headers_mut();
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    // What a digest names never changes.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=31536000, immutable"));
+    set(&mut response, CONTENT_DIGEST, digest.to_string());
+    set(&mut response, ETAG, &*etag);
+    if conditional::none_match_holds(call.headers, etag.as_bytes()) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return Ok(response);
+    }
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if call.is_head() {
+        response.headers_mut().insert(CONTENT_LENGTH, blob.size_bytes.into());
+        return Ok(response);
+    }
+    let range = match wanted(call, &etag, blob.size_bytes) {
+        Wanted::Whole => 0..blob.size_bytes,
+        Wanted::Part(range) => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            set(&mut response, CONTENT_RANGE, format!("bytes {}-{}/{}", range.start, range.end - 1, blob.size_bytes));
+            range
+        }
+        Wanted::Nothing => return Err(ApiError::range_not_satisfiable(blob.size_bytes)),
+    };
+    let size_bytes = range.end - range.start;
+    if size_bytes > 0 {
+        let reader = registry.open_blob(&blob, range).await?;
+        let sent = call.state.metrics().blob_sent.clone();
+        *response.body_mut() = Body::Blob(BlobBody::new(reader, size_bytes, sent, call.request_id.clone()));
+    }
+    Ok(response)
+}
+
+fn wanted(call: &Call<'_>, etag: &str, size_bytes: u64) -> Wanted {
+    match call.headers.get(RANGE).and_then(|range| range.to_str().ok()) {
+        Some(range) if conditional::range_may_be_honoured(call.headers, etag.as_bytes()) => {
+            Wanted::parse(range, size_bytes)
+        }
+        _ => Wanted::Whole,
+    }
+}
+
+/// `DELETE /v2/<name>/blobs/<digest>`: takes the blob out of the repository, unless a manifest in it refers to it.
+pub(super) async fn delete(call: &Call<'_>, name: &str, digest: &str) -> Answer {
+    let (repository, digest) = (call.repository(name)?, parse_digest(digest)?);
+    call.state.registry().delete_blob(&repository, &digest).await?;
+    Ok(empty(StatusCode::ACCEPTED))
+}

@@ -1,0 +1,215 @@
+//! The OCI Distribution API, below `/v2/`.
+//!
+//! A path is taken apart ([`path`]), the request let through or refused (`access`), and one short handler per endpoint
+//! calls the registry. `HEAD` is `GET` whose body is left out at the end. Locations are absolute paths without a host:
+//! every client resolves them, and none can be sent to a name that only a proxy in between knows.
+
+mod base;
+mod blobs;
+mod catalog;
+mod conditional;
+mod manifests;
+mod path;
+mod query;
+mod range;
+mod referrers;
+mod tags;
+mod uploads;
+
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_LENGTH, header::CONTENT_TYPE,
+};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use keppel_federation::vocabulary::{Digest, Reference, RepositoryName};
+
+use self::{path::Endpoint, query::Query};
+use super::{
+    access::{Action, Scope, authorize},
+    body::{Body, RequestBody},
+    error::ApiError,
+    metrics::Route,
+    service::ApiState,
+};
+
+/// Names the upload session in an answer.
+pub(super) const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+type Answer = Result<Response<Body>, ApiError>;
+
+/// What a handler gets besides the parts of the path.
+struct Call<'a> {
+    state: &'a ApiState,
+    request_id: &'a HeaderValue,
+    method: &'a Method,
+    headers: &'a http::HeaderMap,
+    query: Query<'a>,
+}
+
+impl Call<'_> {
+    /// Reads a repository name as written in a path.
+    fn repository(&self, name: &str) -> Result<RepositoryName, ApiError> {
+        self.state.registry().parse_repository(name).map_err(|error| ApiError::name_invalid(&error))
+    }
+
+    fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+}
+
+fn parse_digest(text: &str) -> Result<Digest, ApiError> {
+    Digest::parse(text).map_err(|error| ApiError::digest_invalid(&error))
+}
+
+fn parse_reference(text: &str) -> Result<Reference, ApiError> {
+    Reference::parse(text).map_err(|error| match text.contains(':') {
+        true => ApiError::digest_invalid(&error),
+        false => ApiError::tag_invalid(&error),
+    })
+}
+
+/// The part of the interface that a path is about, for counting.
+pub(super) fn route_of(path: &str) -> Route {
+    match Endpoint::parse(path) {
+        Some(Endpoint::Base) => Route::Base,
+        Some(Endpoint::Catalog) => Route::Catalog,
+        Some(Endpoint::Manifest { .. }) => Route::Manifest,
+        Some(Endpoint::Blob { .. }) => Route::Blob,
+        Some(Endpoint::Uploads { .. } | Endpoint::Upload { .. }) => Route::Upload,
+        Some(Endpoint::Tags { .. }) => Route::Tags,
+        Some(Endpoint::Referrers { .. }) => Route::Referrers,
+        None => Route::Unknown,
+    }
+}
+
+/// The answer to a pull of a manifest that is in memory; `None` when the long way has to be taken. Waits for nothing.
+pub(super) fn answer_from_memory(state: &ApiState, request: &Request<Incoming>) -> Option<Response<Body>> {
+    let is_head = match *request.method() {
+        Method::GET => false,
+        Method::HEAD => true,
+        _ => return None,
+    };
+    let Endpoint::Manifest { name, reference } = Endpoint::parse(request.uri().path())? else { return None };
+    authorize(request.headers(), Scope::Repository { name, action: Action::Pull }).ok()?;
+    let manifest = manifests::get_from_memory(state, name, reference)?;
+    let mut response = manifests::respond(state, &manifest, request.headers(), is_head).ok()?;
+    response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    Some(response)
+}
+
+/// The answer to any request below `/v2/`.
+pub(super) async fn answer(state: &ApiState, request_id: &HeaderValue, request: Request<Incoming>) -> Response<Body> {
+    let is_head = request.method() == Method::HEAD;
+    let mut response = match dispatch(state, request_id, request).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(request_id),
+    };
+    response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    if is_head {
+        without_body(&mut response);
+    }
+    response
+}
+
+async fn dispatch(state: &ApiState, request_id: &HeaderValue, request: Request<Incoming>) -> Answer {
+    let (parts, incoming) = request.into_parts();
+    let path = path::decode(parts.uri.path()).map_err(|error| ApiError::name_invalid(&error))?;
+    let endpoint = Endpoint::parse(&path).ok_or_else(ApiError::no_such_endpoint)?;
+    let query = Query::new(parts.uri.query());
+    let call = Call { state, request_id, method: &parts.method, headers: &parts.headers, query };
+    let idle_timeout = state.options().server.body_idle_timeout;
+    let body = RequestBody::new(incoming, idle_timeout, state.metrics().received.clone());
+    let allow = |scope| authorize(&parts.headers, scope);
+    let allow_in = |name, action| authorize(&parts.headers, Scope::Repository { name, action });
+    use Action::{Delete, Pull, Push};
+    match (endpoint, &parts.method) {
+        (Endpoint::Base, &Method::GET | &Method::HEAD) => allow(Scope::Base).map(|()| base::get()),
+        (Endpoint::Catalog, &Method::GET | &Method::HEAD) => {
+            allow(Scope::Catalog)?;
+            catalog::get(&call).await
+        }
+        (Endpoint::Manifest { name, reference }, &Method::GET | &Method::HEAD) => {
+            allow_in(name, Pull)?;
+            manifests::get(&call, name, reference).await
+        }
+        (Endpoint::Manifest { name, reference }, &Method::PUT) => {
+            allow_in(name, Push)?;
+            manifests::put(&call, name, reference, body).await
+        }
+        (Endpoint::Manifest { name, reference }, &Method::DELETE) => {
+            allow_in(name, Delete)?;
+            manifests::delete(&call, name, reference).await
+        }
+        (Endpoint::Blob { name, digest }, &Method::GET | &Method::HEAD) => {
+            allow_in(name, Pull)?;
+            blobs::get(&call, name, digest).await
+        }
+        (Endpoint::Blob { name, digest }, &Method::DELETE) => {
+            allow_in(name, Delete)?;
+            blobs::delete(&call, name, digest).await
+        }
+        (Endpoint::Uploads { name }, &Method::POST) => {
+            allow_in(name, Push)?;
+            uploads::post(&call, name, body).await
+        }
+        (Endpoint::Upload { name, id }, &Method::GET) => {
+            allow_in(name, Push)?;
+            uploads::get(&call, name, id).await
+        }
+        (Endpoint::Upload { name, id }, &Method::PATCH) => {
+            allow_in(name, Push)?;
+            uploads::patch(&call, name, id, body).await
+        }
+        (Endpoint::Upload { name, id }, &Method::PUT) => {
+            allow_in(name, Push)?;
+            uploads::put(&call, name, id, body).await
+        }
+        (Endpoint::Upload { name, id }, &Method::DELETE) => {
+            allow_in(name, Push)?;
+            uploads::delete(&call, name, id).await
+        }
+        (Endpoint::Tags { name }, &Method::GET | &Method::HEAD) => {
+            allow_in(name, Pull)?;
+            tags::get(&call, name).await
+        }
+        (Endpoint::Referrers { name, digest }, &Method::GET | &Method::HEAD) => {
+            allow_in(name, Pull)?;
+            referrers::get(&call, name, digest).await
+        }
+        (endpoint, _) => Err(ApiError::method_not_allowed(endpoint.allow())),
+    }
+}
+
+/// Leaves the body out, but not its length.
+fn without_body(response: &mut Response<Body>) {
+    let length = response.body().size_hint().exact();
+    *response.body_mut() = Body::Empty;
+    if let (Some(length @ 1..), false) = (length, response.headers().contains_key(CONTENT_LENGTH)) {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+}
+
+/// An answer without a body.
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = status;
+    response
+}
+
+/// An answer that is a JSON document.
+fn document(content_type: HeaderValue, document: &serde_json::Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(document.to_string()));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// Sets a header whose value is made of checked parts, or a tag or name that holds only visible characters.
+fn set(response: &mut Response<Body>, name: HeaderName, value: impl Into<String>) {
+    if let Ok(value) = HeaderValue::try_from(value.into()) {
+        response.headers_mut().append(name, value);
+    }
+}

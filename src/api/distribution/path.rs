@@ -1,0 +1,162 @@
+//! Paths below `/v2/`, taken apart without allocation.
+
+use std::borrow::Cow;
+
+use keppel_federation::vocabulary::ParseError;
+use percent_encoding::percent_decode_str;
+
+/// What a path names. The parts are as written: names and references are parsed by whoever uses them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoint<'a> {
+    /// `/v2/`
+    Base,
+    /// `/v2/_catalog`
+    Catalog,
+    /// `/v2/<name>/manifests/<reference>`
+    Manifest { name: &'a str, reference: &'a str },
+    /// `/v2/<name>/blobs/<digest>`
+    Blob { name: &'a str, digest: &'a str },
+    /// `/v2/<name>/blobs/uploads/`
+    Uploads { name: &'a str },
+    /// `/v2/<name>/blobs/uploads/<id>`
+    Upload { name: &'a str, id: &'a str },
+    /// `/v2/<name>/tags/list`
+    Tags { name: &'a str },
+    /// `/v2/<name>/referrers/<digest>`
+    Referrers { name: &'a str, digest: &'a str },
+}
+
+impl<'a> Endpoint<'a> {
+    /// Takes a decoded path apart, from its end, since a name may hold any of the words that follow it.
+    pub(crate) fn parse(path: &'a str) -> Option<Self> {
+        let rest = match path {
+            "/v2" | "/v2/" => return Some(Self::Base),
+            "/v2/_catalog" => return Some(Self::Catalog),
+            _ => path.strip_prefix("/v2/")?,
+        };
+        let (head, last) = rest.rsplit_once('/')?;
+        let (name, word) = head.rsplit_once('/')?;
+        match (word, last) {
+            ("manifests", reference) => Some(Self::Manifest { name, reference }),
+            // Without its slash at the end, as some write it.
+            ("blobs", "uploads") => Some(Self::Uploads { name }),
+            ("blobs", digest) => Some(Self::Blob { name, digest }),
+            ("uploads", id) => {
+                let name = name.strip_suffix("/blobs")?;
+                Some(if id.is_empty() { Self::Uploads { name } } else { Self::Upload { name, id } })
+            }
+            ("tags", "list") => Some(Self::Tags { name }),
+            ("referrers", digest) => Some(Self::Referrers { name, digest }),
+            _ => None,
+        }
+    }
+
+    /// The methods it knows, as the `Allow` header lists them.
+    pub(crate) fn allow(self) -> &'static str {
+        match self {
+            Self::Base | Self::Catalog | Self::Tags { .. } | Self::Referrers { .. } => "GET, HEAD",
+            Self::Manifest { .. } => "GET, HEAD, PUT, DELETE",
+            Self::Blob { .. } => "GET, HEAD, DELETE",
+            Self::Uploads { .. } => "POST",
+            Self::Upload { .. } => "GET, PATCH, PUT, DELETE",
+        }
+    }
+}
+
+/// Undoes percent-encoding. Some clients encode the colon of a digest; an encoded slash, though, would make one element
+/// of the path look like two, and is refused.
+///
+/// # Errors
+/// For an encoded slash, and for what is not UTF-8.
+pub(crate) fn decode(path: &str) -> Result<Cow<'_, str>, ParseError> {
+    if !path.contains('%') {
+        return Ok(Cow::Borrowed(path));
+    }
+    let invalid = || ParseError::Grammar {
+        what: "path",
+        text: path.chars().take(128).collect(),
+        rule: "be UTF-8 without encoded slashes",
+    };
+    if path.as_bytes().windows(3).any(|window| window.eq_ignore_ascii_case(b"%2f")) {
+        return Err(invalid());
+    }
+    percent_decode_str(path).decode_utf8().map_err(|_| invalid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_endpoint_is_recognised() {
+        use Endpoint as E;
+        for (path, endpoint) in [
+            ("/v2", E::Base),
+            ("/v2/", E::Base),
+            ("/v2/_catalog", E::Catalog),
+            ("/v2/a/manifests/latest", E::Manifest { name: "a", reference: "latest" }),
+            ("/v2/a/b/c/manifests/sha256:00", E::Manifest { name: "a/b/c", reference: "sha256:00" }),
+            ("/v2/a/b/blobs/sha256:00", E::Blob { name: "a/b", digest: "sha256:00" }),
+            ("/v2/a/b/blobs/uploads", E::Uploads { name: "a/b" }),
+            ("/v2/a/b/blobs/uploads/", E::Uploads { name: "a/b" }),
+            ("/v2/a/b/blobs/uploads/x", E::Upload { name: "a/b", id: "x" }),
+            ("/v2/a/b/tags/list", E::Tags { name: "a/b" }),
+            ("/v2/a/b/referrers/sha256:00", E::Referrers { name: "a/b", digest: "sha256:00" }),
+        ] {
+            assert_eq!(Endpoint::parse(path), Some(endpoint), "{path}");
+        }
+    }
+
+    #[test]
+    fn names_may_hold_the_words_of_the_api() {
+        use Endpoint as E;
+        for (path, endpoint) in [
+            ("/v2/blobs/manifests/manifests/tags", E::Manifest { name: "blobs/manifests", reference: "tags" }),
+            ("/v2/tags/list/tags/list", E::Tags { name: "tags/list" }),
+            ("/v2/blobs/uploads/blobs/uploads/", E::Uploads { name: "blobs/uploads" }),
+            ("/v2/a/blobs/uploads/blobs/sha256:00", E::Blob { name: "a/blobs/uploads", digest: "sha256:00" }),
+            ("/v2/_catalog/tags/list", E::Tags { name: "_catalog" }),
+        ] {
+            assert_eq!(Endpoint::parse(path), Some(endpoint), "{path}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_no_endpoint() {
+        for path in [
+            "",
+            "/",
+            "/v",
+            "/v2x",
+            "/v2/a",
+            "/v2/_catalog/",
+            "/v2/a/tags",
+            "/v2/a/tags/all",
+            "/v2/manifests/a",
+            "/v2/uploads/x",
+            "/v2/a/uploads/x",
+        ] {
+            assert_eq!(Endpoint::parse(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn encoded_colons_are_read_and_encoded_slashes_refused() {
+        assert_eq!(decode("/v2/a/blobs/sha256%3A00").unwrap(), "/v2/a/blobs/sha256:00");
+        for bad in ["/v2/a%2fb/tags/list", "/v2/a%2Fb/tags/list", "/v2/%ff/tags/list"] {
+            assert!(decode(bad).is_err(), "{bad}");
+        }
+        // What is encoded twice is not decoded twice.
+        assert_eq!(decode("/v2/a%252fb/tags/list").unwrap(), "/v2/a%2fb/tags/list");
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_makes_parsing_panic(path in "(/v2/)?[a-z%0-9/._:é]{0,60}(/(manifests|blobs|uploads|tags|list|referrers)/?[a-z%/]{0,10}){0,3}") {
+            if let Ok(decoded) = decode(&path) {
+                let _ = Endpoint::parse(&decoded);
+            }
+        }
+    }
+}
