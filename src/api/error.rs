@@ -267,7 +267,7 @@ impl From<RegistryError> for ApiError {
             E::Metadata(MetadataError::Full) | E::Storage(StorageError::Full) => {
                 Self::trouble(S::INSUFFICIENT_STORAGE, message).retry_after(RETRY_FULL)
             }
-            E::Storage(source @ (StorageError::Stopped | StorageError::UploadBusy(_))) => {
+            E::Storage(source @ (StorageError::Overloaded | StorageError::Stopped | StorageError::UploadBusy(_))) => {
                 Self::unavailable(chain(&source))
             }
             E::Metadata(

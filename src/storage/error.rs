@@ -50,6 +50,9 @@ pub enum StorageError {
         /// The operating system's answer.
         source: io::Error,
     },
+    /// All threads for such work stayed busy for too long. Nothing was begun; try again later.
+    #[error("the storage is overloaded")]
+    Overloaded,
     /// The process is shutting down and starts no more work.
     #[error("the storage is shutting down")]
     Stopped,
@@ -82,7 +85,7 @@ pub enum AppendError<E> {
     Storage(#[from] StorageError),
 }
 
-/// Why [`Upload::finish`](super::Upload::finish) stored nothing. The upload is gone in every case.
+/// Why [`Upload::finish`](super::Upload::finish) stored nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum FinishError {
     /// The bytes are not what the client says they are.

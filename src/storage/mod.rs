@@ -56,13 +56,20 @@ pub struct StorageLimits {
     pub concurrent_reads_max: usize,
     /// How many threads write, hash, fsync and delete at the same time.
     pub concurrent_writes_max: usize,
+    /// How long to wait for one of these threads before giving up with [`StorageError::Overloaded`].
+    pub worker_wait_timeout: Duration,
     /// How long to wait for an upload whose other handle is about to go away.
     pub upload_handover_timeout: Duration,
 }
 
 impl Default for StorageLimits {
     fn default() -> Self {
-        Self { concurrent_reads_max: 64, concurrent_writes_max: 64, upload_handover_timeout: Duration::from_secs(5) }
+        Self {
+            concurrent_reads_max: 64,
+            concurrent_writes_max: 64,
+            worker_wait_timeout: Duration::from_secs(30),
+            upload_handover_timeout: Duration::from_secs(5),
+        }
     }
 }
 
@@ -108,6 +115,9 @@ pub struct Outboard {
 }
 
 /// The blobs and uploads of this node. Clones share everything.
+///
+/// Every method may also fail with [`StorageError::Overloaded`] or, during shutdown, [`StorageError::Stopped`]. A call
+/// that is dropped before it ends may have had its effect or not.
 #[derive(Clone)]
 pub struct Storage {
     driver: Arc<dyn StorageDriver>,
@@ -136,8 +146,8 @@ impl Storage {
         Self {
             driver,
             open_uploads: OpenUploads::default(),
-            readers: Workers::new(limits.concurrent_reads_max),
-            writers: Workers::new(limits.concurrent_writes_max),
+            readers: Workers::new(limits.concurrent_reads_max, limits.worker_wait_timeout),
+            writers: Workers::new(limits.concurrent_writes_max, limits.worker_wait_timeout),
             upload_handover_timeout: limits.upload_handover_timeout,
         }
     }

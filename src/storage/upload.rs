@@ -121,7 +121,8 @@ impl Upload {
     /// Makes the upload a blob under `key`, if it has the digest `expected`; durable on return.
     ///
     /// When `expected` is of another algorithm than the upload was begun with, its bytes are read and hashed once more.
-    /// After an error the upload is gone, and its room given back.
+    /// After an error the upload is gone and its room given back, unless there was no thread to begin with
+    /// ([`StorageError::Overloaded`], [`StorageError::Stopped`]): then it can be resumed.
     ///
     /// Cancel safety: a call dropped before its end may store the blob all the same. Nobody learns of it then; the
     /// storage sweep has to remove it.

@@ -1,6 +1,7 @@
 //! Runs what blocks on threads that may, a bounded number at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -11,19 +12,27 @@ use super::StorageError;
 #[derive(Clone)]
 pub(super) struct Workers {
     permits: Arc<Semaphore>,
+    wait_timeout: Duration,
 }
 
 impl Workers {
-    pub(super) fn new(busy_max: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(busy_max.max(1))) }
+    pub(super) fn new(busy_max: usize, wait_timeout: Duration) -> Self {
+        Self { permits: Arc::new(Semaphore::new(busy_max.max(1))), wait_timeout }
     }
 
     /// Waits for a thread and begins the job on it; the job then runs to its end, whatever becomes of the handle.
+    /// When no thread gets free in time, the job is dropped.
     pub(super) async fn spawn<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<JoinHandle<T>, StorageError> {
-        let permit = self.permits.clone().acquire_owned().await.map_err(|_| StorageError::Stopped)?;
+        let permit = match self.permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => tokio::time::timeout(self.wait_timeout, self.permits.clone().acquire_owned())
+                .await
+                .map_err(|_| StorageError::Overloaded)?
+                .map_err(|_| StorageError::Stopped)?,
+        };
         Ok(tokio::task::spawn_blocking(move || {
             let _permit = permit;
             job()
@@ -57,4 +66,23 @@ fn unwrap<T, E: From<StorageError>>(result: Result<Result<T, E>, tokio::task::Jo
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(_) => Err(StorageError::Stopped.into()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[tokio::test]
+    async fn a_job_that_gets_no_thread_in_time_is_refused_and_one_that_does_runs() {
+        let workers = Workers::new(1, Duration::from_millis(1));
+        let (let_go, gate) = mpsc::channel::<()>();
+        let busy = workers.spawn(move || gate.recv()).await.unwrap();
+        let refused = workers.run(|| Ok(1)).await.unwrap_err();
+        assert!(matches!(refused, StorageError::Overloaded));
+        let patient = Workers { wait_timeout: Duration::from_secs(60), ..workers };
+        let (ran, ()) = tokio::join!(patient.run(|| Ok(2)), async { let_go.send(()).unwrap() });
+        assert_eq!(ran.unwrap(), 2);
+        busy.await.unwrap().unwrap();
+    }
 }

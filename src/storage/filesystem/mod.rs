@@ -96,6 +96,10 @@ impl Shared {
         fans.entry(account.clone()).or_default()[word] |= bit;
         Ok(())
     }
+
+    fn forget_fans(&self, account: &AccountName) {
+        self.fans.lock().unwrap_or_else(PoisonError::into_inner).remove(account);
+    }
 }
 
 impl StorageDriver for FilesystemDriver {
@@ -109,7 +113,7 @@ impl StorageDriver for FilesystemDriver {
     }
 
     fn remove_space(&self, account: &AccountName) -> Result<(), StorageError> {
-        self.shared.fans.lock().unwrap_or_else(PoisonError::into_inner).remove(account);
+        self.shared.forget_fans(account);
         let space = self.shared.layout.space(account);
         accept_missing(fs::remove_dir_all(&space)).map_err(StorageError::io("remove", space))
     }

@@ -84,18 +84,28 @@ impl StagedFile {
     }
 
     fn try_publish(&mut self, key: &StorageKey, outboard: &[u8]) -> Result<(), StorageError> {
-        self.shared.ensure_fan(&self.account, key)?;
-        if !outboard.is_empty() {
-            let path = self.shared.layout.outboard(&self.account, key);
-            fs::write(&path, outboard).map_err(StorageError::io("write", path))?;
-        }
         self.sync_file()?;
-        let layout = &self.shared.layout;
-        fs::rename(&self.path, layout.blob(&self.account, key)).map_err(|error| match error.kind() {
+        self.shared.ensure_fan(&self.account, key)?;
+        let mut placed = self.put_in_place(key, outboard);
+        if placed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            // The space may have been removed and made anew since its directories were known.
+            self.shared.forget_fans(&self.account);
+            self.shared.ensure_fan(&self.account, key)?;
+            placed = self.put_in_place(key, outboard);
+        }
+        placed.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => StorageError::UploadMissing(self.id.clone()),
-            _ => StorageError::io("rename", &self.path)(error),
+            _ => StorageError::io("publish", &self.path)(error),
         })?;
-        self.shared.sync_directory(&layout.fan(&self.account, key))
+        self.shared.sync_directory(&self.shared.layout.fan(&self.account, key))
+    }
+
+    fn put_in_place(&self, key: &StorageKey, outboard: &[u8]) -> io::Result<()> {
+        let layout = &self.shared.layout;
+        if !outboard.is_empty() {
+            fs::write(layout.outboard(&self.account, key), outboard)?;
+        }
+        fs::rename(&self.path, layout.blob(&self.account, key))
     }
 }
 

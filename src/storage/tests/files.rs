@@ -170,6 +170,23 @@ async fn foreign_files_are_neither_listed_nor_touched() {
 }
 
 #[tokio::test]
+async fn a_space_removed_and_made_anew_behind_our_back_takes_blobs_again() {
+    let root = tempfile::tempdir().unwrap();
+    let storage = prepared(filesystem(root.path())).await;
+    let bytes = data(600_000);
+    let mut upload = begin(&storage).await;
+    upload.append(body(&bytes), u64::MAX).await.unwrap();
+    let key = StorageKey::random();
+    let other = begin(&storage).await;
+    let same_fan = StorageKey::parse(&format!("{}{}", &key.as_str()[..2], "0".repeat(30))).unwrap();
+    other.finish(same_fan, &sha256(b"")).await.unwrap();
+    fs::remove_dir_all(root.path().join("library/blobs")).unwrap();
+    fs::create_dir(root.path().join("library/blobs")).unwrap();
+    upload.finish(key.clone(), &sha256(&bytes)).await.unwrap();
+    assert!(read(&storage, &key, 0..bytes.len() as u64).await.unwrap() == bytes);
+}
+
+#[tokio::test]
 async fn a_root_that_cannot_be_made_is_refused_with_its_name() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("file");
