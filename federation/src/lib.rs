@@ -8,9 +8,11 @@
 //! | [`vocabulary`] | names, digests and identifiers, parsed once at the border |
 //! | [`identity`] | the key of a node, whose public half is the node's id |
 //! | [`wire`] | bytes to messages and back, limits, version negotiation |
+//! | [`membership`] | who is reachable, and what members say of themselves |
 //! | [`transport`] | requests and datagrams between authenticated nodes |
 
 pub mod identity;
+pub mod membership;
 pub mod transport;
 pub mod vocabulary;
 pub mod wire;

@@ -121,6 +121,13 @@ pub trait Transport: Send + Sync + 'static {
         deadline: Duration,
     ) -> Result<Bytes, TransportError>;
 
+    /// Connects to whichever member answers at `address` and says who it is, within `deadline`. For addresses whose
+    /// node is not known: seeds. A transport without such addresses meets nobody.
+    async fn meet(&self, address: SocketAddr, deadline: Duration) -> Option<NodeId> {
+        _ = (address, deadline);
+        None
+    }
+
     /// Sends one datagram if that is possible at once; it may be lost, doubled or overtaken on the way.
     ///
     /// # Errors

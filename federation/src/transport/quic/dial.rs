@@ -34,13 +34,13 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    /// Connects to `node` at the first of its addresses that answers with its key. As a member, the connection is given
+    /// Connects to `node`, or to any member, at the first of its addresses that answers with its key. As a member, the connection is given
     /// out when the other side has said that it accepts it.
     ///
     /// Cancel safety: dropping the future abandons all attempts.
     pub async fn dial(
         &self,
-        node: NodeId,
+        node: Option<NodeId>,
         addresses: &[SocketAddr],
         purpose: Purpose,
     ) -> Result<Connection, DialError> {
@@ -70,7 +70,12 @@ impl Dialer {
         }
     }
 
-    async fn attempt(&self, node: NodeId, address: SocketAddr, purpose: Purpose) -> Result<Connection, DialError> {
+    async fn attempt(
+        &self,
+        node: Option<NodeId>,
+        address: SocketAddr,
+        purpose: Purpose,
+    ) -> Result<Connection, DialError> {
         let failed = |cause: String| DialError { cause: format!("{address}: {cause}"), refused: false };
         let endpoint =
             endpoint_for(&self.endpoints, address).ok_or_else(|| failed("not reachable from this node".into()))?;

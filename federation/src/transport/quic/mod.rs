@@ -179,7 +179,7 @@ impl Transport for QuicTransport {
     ) -> Result<Bytes, TransportError> {
         too_large(request.len(), channels::limits(Channel::Admission).request_bytes)?;
         let exchange = async {
-            let dialed = self.shared.dialer.dial(door, &addresses, Purpose::Join).await;
+            let dialed = self.shared.dialer.dial(Some(door), &addresses, Purpose::Join).await;
             let connection = dialed.map_err(|e| dial_error(door, e.cause, e.refused))?;
             let (send, receive) = connection.open_bi().await.map_err(|e| request_error(door, &e))?;
             let answer = self.shared.exchange(door, send, receive, Channel::Admission, &request).await;
@@ -187,6 +187,19 @@ impl Transport for QuicTransport {
             answer
         };
         timeout(deadline, exchange).await.unwrap_or(Err(TransportError::Timeout { node: door, after: deadline }))
+    }
+
+    async fn meet(&self, address: SocketAddr, deadline: Duration) -> Option<NodeId> {
+        let known = self.shared.peers.connections().into_iter();
+        let mut known = known.filter(|(_, connection)| connection.remote_address() == address);
+        if let Some((node, _)) = known.next() {
+            return Some(node);
+        }
+        let dialed = timeout(deadline, self.shared.dialer.dial(None, &[address], Purpose::Member)).await.ok()?;
+        let connection = dialed.inspect_err(|e| tracing::debug!("no member was met: {}", e.cause)).ok()?;
+        let node = tls::peer_of(&connection)?;
+        self.shared.adopt(node, &connection, self.shared.local);
+        Some(node)
     }
 
     fn send_datagram(&self, to: NodeId, datagram: Bytes) -> Result<(), TransportError> {
@@ -301,7 +314,7 @@ impl Shared {
     fn spawn_dial(self: &Arc<Self>, node: NodeId, addresses: Vec<SocketAddr>) {
         let shared = self.clone();
         self.spawn(async move {
-            match shared.dialer.dial(node, &addresses, Purpose::Member).await {
+            match shared.dialer.dial(Some(node), &addresses, Purpose::Member).await {
                 Ok(connection) => shared.adopt(node, &connection, shared.local),
                 Err(e) => {
                     tracing::debug!(peer = %node, "connecting failed: {}", e.cause);

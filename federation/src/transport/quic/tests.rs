@@ -143,7 +143,7 @@ async fn a_stranger_is_refused_in_the_handshake_and_nothing_it_sends_arrives() {
 
     // One that does not wait to be welcomed, but sends at once.
     let dialer = &stranger.transport.shared.dialer;
-    let tls = dialer.tls.client(a.id, Purpose::Member).unwrap();
+    let tls = dialer.tls.client(Some(a.id), Purpose::Member).unwrap();
     let config = quinn::ClientConfig::new(Arc::new(tls));
     let connecting = dialer.endpoints[0].connect_with(config, a.address(), "keppel").unwrap();
     if let Ok(connection) = connecting.await {
@@ -340,6 +340,18 @@ async fn datagrams_arrive_also_when_the_connection_is_made_for_them() {
 }
 
 #[tokio::test]
+async fn a_member_is_met_at_an_address_without_its_id_and_a_stranger_is_not() {
+    let (a, b) = (node(), node());
+    admit_all(&[&a, &b]);
+    let stranger = node();
+    assert_eq!(a.transport.meet(b.address(), PATIENCE).await, Some(b.id));
+    assert_eq!(a.transport.meet(b.address(), PATIENCE).await, Some(b.id));
+    assert_eq!(a.transport.meet(stranger.address(), PATIENCE).await, None);
+    a.ask(&b, b"without any address set").await.unwrap();
+    assert_eq!((a.transport.connection_count(), stranger.transport.connection_count()), (1, 0));
+}
+
+#[tokio::test]
 async fn a_newcomer_gets_the_admission_channel_and_nothing_else() {
     let (member, newcomer) = (node(), node());
     member.transport.set_admitted(vec![member.id]);
@@ -349,7 +361,7 @@ async fn a_newcomer_gets_the_admission_channel_and_nothing_else() {
     assert_eq!(answer, format!("{}Admission?", newcomer.id.short()));
 
     let dialer = &newcomer.transport.shared.dialer;
-    let connection = dialer.dial(member.id, &addresses, Purpose::Join).await.unwrap();
+    let connection = dialer.dial(Some(member.id), &addresses, Purpose::Join).await.unwrap();
     let (send, receive) = connection.open_bi().await.unwrap();
     let refused =
         newcomer.transport.shared.exchange(member.id, send, receive, Channel::Command, b"x").await.unwrap_err();
@@ -397,7 +409,7 @@ async fn both_address_families_work_on_one_socket() {
 /// An Initial packet of a handshake that its sender never goes on with. Made by the QUIC library itself, so that the
 /// node under test has to take it for real.
 fn half_open(node: NodeId, tls: &Tls) -> Vec<u8> {
-    let crypto: Arc<dyn quinn::crypto::ClientConfig> = Arc::new(tls.client(node, Purpose::Member).unwrap());
+    let crypto: Arc<dyn quinn::crypto::ClientConfig> = Arc::new(tls.client(Some(node), Purpose::Member).unwrap());
     let now = std::time::Instant::now();
     let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, true, None);
     let address = "127.0.0.1:9".parse().unwrap();

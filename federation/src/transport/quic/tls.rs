@@ -86,9 +86,10 @@ impl Tls {
         Ok(Arc::new(Self { provider, certified, admitted, members_only: Arc::new(members_only) }))
     }
 
-    /// The TLS side of a connection to `expected`.
-    pub fn client(&self, expected: NodeId, purpose: Purpose) -> Result<QuicClientConfig, Error> {
-        let verifier = Pinned { expected, schemes: self.provider.signature_verification_algorithms };
+    /// The TLS side of a connection to `expected`, or to any member.
+    pub fn client(&self, expected: Option<NodeId>, purpose: Purpose) -> Result<QuicClientConfig, Error> {
+        let schemes = self.provider.signature_verification_algorithms;
+        let verifier = Pinned { expected, admitted: self.admitted.clone(), schemes };
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
@@ -225,10 +226,11 @@ impl ClientCertVerifier for Gate {
     }
 }
 
-/// Accepts exactly one key.
+/// Accepts exactly one key, or exactly those of members.
 #[derive(Debug)]
 struct Pinned {
-    expected: NodeId,
+    expected: Option<NodeId>,
+    admitted: Admitted,
     schemes: WebPkiSupportedAlgorithms,
 }
 
@@ -241,7 +243,9 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match node_of_public_key_info(end_entity) == Some(self.expected) {
+        let node = node_of_public_key_info(end_entity).ok_or(CertificateError::BadEncoding)?;
+        let accepted = self.expected.map_or_else(|| self.admitted.contains(node), |expected| node == expected);
+        match accepted {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
