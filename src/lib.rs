@@ -3,6 +3,7 @@
 //! A room uses rooms on lower floors only; `ARCHITECTURE.md` has the list of floors and says why.
 
 pub mod api;
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod janitor;

@@ -3,13 +3,16 @@
 //! Exit codes: 0 done, 1 something failed while running, 2 the command line or the configuration is wrong.
 
 mod config;
+mod dev;
 mod overrides;
+mod serve;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::app::{DataFolderError, RunError, StartError};
 use crate::config::Problems;
 
 /// A regionally federated container image registry.
@@ -22,6 +25,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Start a registry to play with: nothing to configure, anyone may push and pull.
+    Dev(dev::Dev),
+    /// Start a registry in production.
+    Serve(serve::Serve),
     /// Check a configuration, show what is in force, or print an example.
     #[command(subcommand)]
     Config(config::Config),
@@ -50,6 +57,29 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Self::Runtime(with_advice(error))
+    }
+}
+
+/// Adds what to do about it, where that is known.
+fn with_advice(error: RunError) -> anyhow::Error {
+    let advice = match &error {
+        RunError::Start(error) if error.is_address_in_use() => {
+            "another program listens there; end it, or choose another address, such as --listen 127.0.0.1:5001"
+        }
+        RunError::Start(StartError::DataFolder(DataFolderError::Locked { .. })) => {
+            "end the other keppel, or choose another folder with --data"
+        }
+        RunError::Start(StartError::DataFolder(DataFolderError::Io { .. })) => {
+            "choose a folder that you may write to, with --data or node.data"
+        }
+        _ => return error.into(),
+    };
+    anyhow::anyhow!("{:#}\n  {advice}", anyhow::Error::from(error))
+}
+
 /// Runs the command that `arguments` (the program's name first) ask for, to its end.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
@@ -61,6 +91,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let outcome = match arguments.command {
+        Command::Dev(dev) => dev.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Config(config) => config.run(),
         Command::Version => {
             println!("keppel {}", env!("CARGO_PKG_VERSION"));

@@ -8,6 +8,7 @@
 //! It opens no port, makes no folder and starts nothing.
 
 mod example;
+mod options;
 mod problem;
 mod settings;
 mod source;

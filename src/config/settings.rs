@@ -1,10 +1,11 @@
 //! Every key there is. This listing is the one place where a key's words, type, default and bounds are written.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use keppel_federation::vocabulary::AccountName;
+
+use crate::api::serve::ListenAddress;
 
 use super::table::{Assembler, Key, Section, sections};
 use super::value::{ByteSize, choice};
@@ -37,20 +38,45 @@ sections! {
         data: PathBuf = "/var/lib/keppel";
         /// Threads that serve requests. Default: one for each CPU.
         threads: Option<usize> = "", from 1 to 1024, example 4;
-        /// Threads for work that blocks: hashing, reading and writing files.
-        blocking_threads_max: usize = 64, from 4 to 4096;
+        /// Threads for work that blocks: hashing, reading and writing files, SQLite. They come and go as needed.
+        blocking_threads_max: usize = 192, from 8 to 4096;
         /// How long requests that run may take to end after SIGTERM or SIGINT; then they are cut off.
         shutdown_grace: Duration = "30s", from "0s" to "1h";
     }
 
     /// The registry's HTTP door.
     http: Http {
-        /// Address and port. "[::]:5000" is every address of this machine.
-        listen: SocketAddr = "127.0.0.1:5000";
-        /// The certificate chain in PEM, for HTTPS. Set both it and the key, or neither.
+        /// Addresses to listen on, as IP address and port ("[::]:5000" is every address of this machine) or as
+        /// "unix:" and a path.
+        listen: Vec<ListenAddress> = ["127.0.0.1:5000"];
+        /// The certificate chain in PEM; with it, all TCP addresses serve HTTPS. Set both it and the key, or neither.
         tls_certificate: Option<PathBuf> = "", example "tls/certificate.pem";
         /// The private key in PEM.
         tls_key: Option<PathBuf> = "", example "tls/key.pem";
+        /// How often the two files are looked at for a change.
+        tls_reload_interval: Duration = "30s", from "1s" to "1d";
+        /// Connections open at a time. One more gets a 503.
+        connections_max: usize = 16384, from 1 to 1000000;
+        /// All header names and values of a request.
+        header_size_max: ByteSize = "64KiB", from "4KiB" to "1MiB";
+        /// Header lines of a request.
+        headers_max: usize = 100, from 16 to 1000;
+        /// How long a TLS handshake may take.
+        handshake_timeout: Duration = "10s", from "1s" to "5m";
+        /// How long the head of a request may take to arrive.
+        header_timeout: Duration = "10s", from "1s" to "5m";
+        /// How long a connection may stay open without a request.
+        idle_timeout: Duration = "2m", from "1s" to "1h";
+        /// How long a body, in either direction, may make no progress.
+        body_idle_timeout: Duration = "1m", from "1s" to "1h";
+        /// How often a quiet HTTP/2 client is asked whether it is still there.
+        http2_keep_alive: Duration = "30s", from "1s" to "1h";
+        /// Requests at a time on one HTTP/2 connection.
+        http2_streams_max: usize = 256, from 1 to 10000;
+        /// What clients are told about the least size of an upload's chunks. A hint, smaller ones are taken.
+        upload_chunk_min: ByteSize = "1MiB", from "1B" to "1GiB";
+        /// Tags that one push may set with ?tag=.
+        tags_per_push_max: usize = 100, from 1 to 1000;
     }
 
     /// Where blobs are kept.
@@ -59,17 +85,70 @@ sections! {
         driver: StorageDriver = "filesystem";
         /// The folder of the filesystem driver. Default: "storage" in the node's data folder.
         path: Option<PathBuf> = "", example "/srv/keppel/storage";
+        /// How much the memory driver holds; more is refused.
+        memory_capacity: ByteSize = "1GiB", from "1MiB" to "1TiB";
+        /// Reads of blobs at a time; each holds one piece of 256 KiB.
+        concurrent_reads_max: usize = 64, from 1 to 1024;
+        /// Writes at a time: appending, hashing, making durable.
+        concurrent_writes_max: usize = 64, from 1 to 1024;
+        /// How long a read or a write may wait for its turn before it is refused.
+        wait_timeout: Duration = "30s", from "1s" to "10m";
+    }
+
+    /// What this node knows about what it keeps, in SQLite.
+    metadata: MetadataSettings {
+        /// The database. Default: "metadata.db" in the node's data folder. It must be on a local file system.
+        path: Option<PathBuf> = "", example "/srv/keppel/metadata.db";
+        /// Reads at a time.
+        readers: usize = 4, from 1 to 64;
+        /// Reads that may wait for their turn; one more is answered with 503.
+        reads_waiting_max: usize = 4096, from 1 to 1000000;
+        /// Writes that may wait in the queue; further ones wait to get into it.
+        write_queue_max: usize = 1024, from 1 to 100000;
+        /// Writes that share one transaction, and so one fsync.
+        group_commit_max: usize = 256, from 1 to 10000;
+        /// Memory for pages of the database, for the writer and for each reader.
+        page_cache: ByteSize = "4MiB", from "256KiB" to "4GiB";
     }
 
     /// What is pushed and pulled.
-    registry: Registry {
+    registry: RegistrySettings {
         /// The account that names without one belong to: with "library", `host/alpine` is `host/library/alpine`.
         /// Default: none, such names are refused.
         default_account: Option<AccountName> = "", example "library";
-        /// Whether the first push to an account creates it.
+        /// Accounts that are made at the start, where they are not there yet.
+        accounts: Vec<AccountName> = [];
+        /// Whether the first push to an account makes it.
         create_accounts_on_push: bool = true;
-        /// The greatest manifest that is taken.
+        /// The largest manifest.
         manifest_size_max: ByteSize = "4MiB", from "64KiB" to "64MiB";
+        /// The largest blob.
+        blob_size_max: ByteSize = "1TiB", from "1MiB" to "1024TiB";
+        /// Whether an index may list manifests that the repository does not hold.
+        sparse_indexes: bool = false;
+        /// Upload sessions held open at a time; an idle one is closed, and can be continued, to make room.
+        uploads_max: usize = 4096, from 1 to 1000000;
+        /// How long an upload session is held open without being touched. It can be continued after that, at the price
+        /// of reading its bytes once more.
+        upload_open_timeout: Duration = "5m", from "1s" to "1d";
+        /// How long an upload session lives without being touched.
+        upload_idle_timeout: Duration = "1d", from "1m" to "30d";
+        /// Memory for small manifests that are pulled often.
+        manifest_cache: ByteSize = "32MiB", from "0B" to "64GiB";
+        /// The longest page of a list.
+        page_size_max: usize = 1000, from 1 to 100000;
+        /// How often the times of pulls are written.
+        pull_times_interval: Duration = "10s", from "1s" to "1h";
+    }
+
+    /// What a node does now and then by itself.
+    janitor: JanitorSettings {
+        /// How often upload sessions that are past their upload_idle_timeout are looked for, and ended.
+        abandoned_uploads_interval: Duration = "1h", from "1s" to "7d";
+        /// How often upload sessions that are past their upload_open_timeout are looked for, and closed.
+        idle_uploads_interval: Duration = "1m", from "1s" to "1d";
+        /// How often stored bytes that nothing refers to are looked for, and removed. Also done at the start.
+        storage_sweep_interval: Duration = "6h", from "1m" to "30d";
     }
 
     /// What is written to standard error.

@@ -3,10 +3,19 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::api::serve::ListenAddress;
 
 /// Loads a text as the file `keppel.toml` in `/etc/keppel`.
 fn load_text(text: &str) -> Result<Loaded, Problems> {
     load_with(text, &[])
+}
+
+fn ports(loaded: &Loaded) -> Vec<u16> {
+    let port = |address: &ListenAddress| match address {
+        ListenAddress::Tcp(address) => address.port(),
+        ListenAddress::Unix(_) => 0,
+    };
+    loaded.config.http.listen.iter().map(port).collect()
 }
 
 fn load_with(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Problems> {
@@ -46,7 +55,7 @@ data = 5
 ";
     let expected = "\
 keppel.toml:2: http.lisetn: unknown key; did you mean \"listen\"?
-keppel.toml:3: http.listen: \"example.org\" is not an address to listen on: write an IP address and a port, such as \"127.0.0.1:5000\" or \"[::]:5000\" for all
+keppel.toml:3: http.listen: \"example.org\" is not an address to listen on: write an IP address and a port, such as \"127.0.0.1:5000\", or \"unix:\" and a path (or a list of such)
 keppel.toml:4: http.manifest_size_max: unknown key; \"manifest_size_max\" belongs in [registry]
 keppel.toml:6: regsitry: unknown section; did you mean [registry]?
 keppel.toml:10: registry.manifest_size_max: \"1GiB\" is out of bounds: it must be from \"64KiB\" to \"64MiB\"
@@ -96,14 +105,14 @@ keppel.toml:2: http.tls_certificate: a certificate needs its key: set http.tls_k
 #[test]
 fn variables_override_the_file_and_flags_override_variables() {
     let loaded = load_with("[http]\nlisten = \"[::]:80\"\n", &[("KEPPEL_HTTP_LISTEN", "[::]:81")]).expect("valid");
-    assert_eq!(loaded.config.http.listen.port(), 81);
+    assert_eq!(ports(&loaded), [81]);
     let sources = Sources {
         environment: vec![("KEPPEL_HTTP_LISTEN".into(), "[::]:81".into())],
         flags: vec![Flag { name: "--listen".into(), key: "http.listen".into(), value: ":82".into() }],
         ..Sources::default()
     };
     let loaded = load(&sources).expect("valid");
-    assert_eq!(loaded.config.http.listen.port(), 82);
+    assert_eq!(ports(&loaded), [82]);
     let entry = loaded.entries.iter().find(|entry| entry.key.name == "listen").expect("every key has an entry");
     assert_eq!(entry.origin.to_string(), "--listen");
 }

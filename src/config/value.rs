@@ -1,11 +1,13 @@
 //! The types a key can have: how each is read from a text, and how it is written back.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keppel_federation::vocabulary::AccountName;
+
+use crate::api::serve::ListenAddress;
 
 /// A value that was read but has no type yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,22 +218,25 @@ impl Value for PathBuf {
     }
 }
 
-impl Value for SocketAddr {
+impl Value for ListenAddress {
     fn expected() -> String {
-        "an address to listen on: write an IP address and a port, such as \"127.0.0.1:5000\" or \"[::]:5000\" for all"
+        "an address to listen on: write an IP address and a port, such as \"127.0.0.1:5000\", or \"unix:\" and a path"
             .to_owned()
     }
 
-    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+    fn read(raw: &Raw, folder: &Path) -> Option<Self> {
         let text = raw.text()?.trim();
+        if let Some(path) = text.strip_prefix("unix:") {
+            return PathBuf::read(&Raw::String(path.to_owned()), folder).map(Self::Unix);
+        }
         if let Ok(address) = text.parse() {
-            return Some(address);
+            return Some(Self::Tcp(address));
         }
         let (host, port) = text.rsplit_once(':')?;
-        let port = port.parse().ok()?;
+        let port: u16 = port.parse().ok()?;
         match host {
-            "" => Some((Ipv6Addr::UNSPECIFIED, port).into()),
-            "localhost" => Some((Ipv4Addr::LOCALHOST, port).into()),
+            "" => Some(Self::Tcp((Ipv6Addr::UNSPECIFIED, port).into())),
+            "localhost" => Some(Self::Tcp((Ipv4Addr::LOCALHOST, port).into())),
             _ => None,
         }
     }
@@ -277,15 +282,16 @@ impl<T: Value> Value for Option<T> {
     }
 }
 
-/// In the environment and in flags, a list is written with commas.
+/// A single text is a list of one. In the environment and in flags, a list is written with commas.
 impl<T: Value> Value for Vec<T> {
     fn expected() -> String {
-        format!("a list such as [\"one\", \"two\"] (one,two in the environment) where each is {}", T::expected())
+        format!("{} (or a list of such)", T::expected())
     }
 
     fn read(raw: &Raw, folder: &Path) -> Option<Self> {
         let item = |text: &str| T::read(&Raw::String(text.to_owned()), folder);
         match raw {
+            Raw::String(text) => Some(vec![item(text)?]),
             Raw::Strings(items) => items.iter().map(|text| item(text)).collect(),
             Raw::Untyped(text) => text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(item).collect(),
             _ => None,
@@ -371,12 +377,14 @@ mod tests {
     }
 
     #[test]
-    fn addresses_need_a_port_and_know_localhost() {
-        assert_eq!(read("127.0.0.1:5000"), Some(SocketAddr::from(([127, 0, 0, 1], 5000))));
-        assert_eq!(read("localhost:0"), Some(SocketAddr::from(([127, 0, 0, 1], 0))));
-        assert_eq!(read(":80"), Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 80))));
-        for text in ["", "5000", "127.0.0.1", "example.org:80", "127.0.0.1:70000"] {
-            assert_eq!(read::<SocketAddr>(text), None, "{text}");
+    fn addresses_need_a_port_and_know_localhost_and_sockets() {
+        let tcp = |text: &str| Some(ListenAddress::Tcp(text.parse().expect("an address")));
+        assert_eq!(read("127.0.0.1:5000"), tcp("127.0.0.1:5000"));
+        assert_eq!(read("localhost:0"), tcp("127.0.0.1:0"));
+        assert_eq!(read(":80"), tcp("[::]:80"));
+        assert_eq!(read("unix:run/keppel.sock"), Some(ListenAddress::Unix("/etc/keppel/run/keppel.sock".into())));
+        for text in ["", "5000", "127.0.0.1", "example.org:80", "127.0.0.1:70000", "unix:"] {
+            assert_eq!(read::<ListenAddress>(text), None, "{text}");
         }
     }
 
@@ -391,5 +399,7 @@ mod tests {
         let names = read::<Vec<AccountName>>("library, team").expect("two names");
         assert_eq!(names.to_toml(), "[\"library\", \"team\"]");
         assert_eq!(read::<Vec<AccountName>>("library,No"), None);
+        let one = Vec::<AccountName>::read(&Raw::String("library".to_owned()), Path::new(""));
+        assert_eq!(one.map(|names| names.to_toml()), Some("[\"library\"]".to_owned()));
     }
 }

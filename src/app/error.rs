@@ -1,0 +1,56 @@
+//! Why a node could not start or did not end well.
+
+use std::io;
+
+use super::DataFolderError;
+use crate::api::serve::ServeError;
+use crate::metadata::MetadataError;
+use crate::registry::RegistryError;
+use crate::storage::StorageError;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    DataFolder(#[from] DataFolderError),
+    /// The database cannot be opened.
+    #[error("cannot open the metadata")]
+    Metadata(#[from] MetadataError),
+    /// The storage cannot be opened.
+    #[error("cannot open the storage")]
+    Storage(#[from] StorageError),
+    /// The registry cannot take up its work.
+    #[error("cannot prepare the registry")]
+    Registry(#[from] RegistryError),
+    /// The address cannot be listened on, or the certificate not be used.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A fault of the program.
+    #[error("opening the data folder failed by a fault of the program")]
+    Panicked,
+}
+
+impl StartError {
+    /// Whether another program listens on the address.
+    pub fn is_address_in_use(&self) -> bool {
+        matches!(self, Self::Serve(ServeError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse)
+    }
+}
+
+/// Why a command that runs a node failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The node did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The system gave no threads or signals.
+    #[error("the system refuses threads or signals")]
+    Runtime(#[source] io::Error),
+    /// A second signal came while requests were being finished.
+    #[error("cut short by a second {signal}; requests that ran were broken off")]
+    CutShort {
+        /// Its name.
+        signal: &'static str,
+    },
+}

@@ -1,0 +1,150 @@
+//! From the configuration to each room's options.
+
+use std::path::PathBuf;
+
+use super::settings::Config;
+use crate::api::ApiOptions;
+use crate::api::serve::{Listen, ListenAddress, ServerOptions, TlsOptions};
+use crate::janitor::JanitorOptions;
+use crate::metadata::MetadataOptions;
+use crate::registry::RegistryOptions;
+use crate::storage::{FilesystemOptions, MemoryOptions, StorageLimits};
+
+impl Config {
+    /// Where the database is.
+    pub fn metadata_path(&self) -> PathBuf {
+        self.metadata.path.clone().unwrap_or_else(|| self.node.data.join("metadata.db"))
+    }
+
+    /// How metadata is kept.
+    pub fn metadata_options(&self) -> MetadataOptions {
+        MetadataOptions {
+            readers: self.metadata.readers,
+            reads_waiting_max: self.metadata.reads_waiting_max,
+            write_queue_max: self.metadata.write_queue_max,
+            group_commit_max: self.metadata.group_commit_max,
+            page_cache_bytes: self.metadata.page_cache.0,
+        }
+    }
+
+    fn storage_limits(&self) -> StorageLimits {
+        StorageLimits {
+            concurrent_reads_max: self.storage.concurrent_reads_max,
+            concurrent_writes_max: self.storage.concurrent_writes_max,
+            worker_wait_timeout: self.storage.wait_timeout,
+            ..StorageLimits::default()
+        }
+    }
+
+    /// How blobs are kept in a folder.
+    pub fn filesystem_options(&self) -> FilesystemOptions {
+        let root = self.storage.path.clone().unwrap_or_else(|| self.node.data.join("storage"));
+        FilesystemOptions { root, limits: self.storage_limits() }
+    }
+
+    /// How blobs are kept in memory.
+    pub fn memory_options(&self) -> MemoryOptions {
+        MemoryOptions { capacity_bytes: self.storage.memory_capacity.0, limits: self.storage_limits() }
+    }
+
+    /// How the registry behaves.
+    pub fn registry_options(&self) -> RegistryOptions {
+        let settings = &self.registry;
+        RegistryOptions {
+            default_account: settings.default_account.clone(),
+            create_accounts_on_push: settings.create_accounts_on_push,
+            manifest_size_max_bytes: settings.manifest_size_max.0,
+            blob_size_max_bytes: settings.blob_size_max.0,
+            sparse_indexes: settings.sparse_indexes,
+            uploads_max: settings.uploads_max,
+            upload_open_timeout: settings.upload_open_timeout,
+            upload_idle_timeout: settings.upload_idle_timeout,
+            manifest_cache_bytes: settings.manifest_cache.0,
+            page_size_max: settings.page_size_max,
+            pull_times_interval: settings.pull_times_interval,
+        }
+    }
+
+    /// The rhythms of the janitor.
+    pub fn janitor_options(&self) -> JanitorOptions {
+        JanitorOptions {
+            abandoned_uploads_interval: self.janitor.abandoned_uploads_interval,
+            idle_uploads_interval: self.janitor.idle_uploads_interval,
+            storage_sweep_interval: self.janitor.storage_sweep_interval,
+        }
+    }
+
+    /// How the HTTP side behaves.
+    pub fn api_options(&self) -> ApiOptions {
+        let http = &self.http;
+        let tls = http.tls_certificate.clone().zip(http.tls_key.clone()).map(|(certificate_file, key_file)| {
+            TlsOptions { certificate_file, key_file, reload_interval: http.tls_reload_interval }
+        });
+        let listen = http.listen.iter().map(|address| {
+            let tls = tls.clone().filter(|_| matches!(address, ListenAddress::Tcp(_)));
+            Listen { address: address.clone(), tls }
+        });
+        let server = ServerOptions {
+            listen: listen.collect(),
+            connections_max: http.connections_max,
+            header_size_max_bytes: usize::try_from(http.header_size_max.0).unwrap_or(usize::MAX),
+            headers_max: http.headers_max,
+            handshake_timeout: http.handshake_timeout,
+            header_read_timeout: http.header_timeout,
+            idle_timeout: http.idle_timeout,
+            body_idle_timeout: http.body_idle_timeout,
+            http2_keep_alive: http.http2_keep_alive,
+            http2_streams_max: u32::try_from(http.http2_streams_max).unwrap_or(u32::MAX),
+            shutdown_grace: self.node.shutdown_grace,
+        };
+        ApiOptions {
+            server,
+            upload_chunk_min_bytes: http.upload_chunk_min.0,
+            tags_per_push_max: http.tags_per_push_max,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Loaded, Sources, load};
+
+    fn defaults() -> Config {
+        let Loaded { config, .. } = load(&Sources::default()).expect("the defaults are valid");
+        config
+    }
+
+    #[test]
+    fn the_defaults_here_are_the_defaults_of_the_rooms() {
+        let config = defaults();
+        let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
+        assert_eq!(text(&config.metadata_options()), text(&MetadataOptions::default()));
+        assert_eq!(config.storage_limits(), StorageLimits::default());
+        let registry = RegistryOptions { create_accounts_on_push: true, ..RegistryOptions::default() };
+        assert_eq!(text(&config.registry_options()), text(&registry));
+        assert_eq!(text(&config.janitor_options()), text(&JanitorOptions::default()));
+        let mut api = ApiOptions::default();
+        api.server.listen = vec![Listen::plain(([127, 0, 0, 1], 5000).into())];
+        assert_eq!(config.api_options(), api);
+    }
+
+    #[test]
+    fn files_are_in_the_data_folder_unless_they_are_put_elsewhere() {
+        let mut config = defaults();
+        assert_eq!(config.metadata_path(), PathBuf::from("/var/lib/keppel/metadata.db"));
+        assert_eq!(config.filesystem_options().root, PathBuf::from("/var/lib/keppel/storage"));
+        config.storage.path = Some("/srv/blobs".into());
+        assert_eq!(config.filesystem_options().root, PathBuf::from("/srv/blobs"));
+    }
+
+    #[test]
+    fn tls_is_for_tcp_and_not_for_a_unix_socket() {
+        let mut config = defaults();
+        config.http.tls_certificate = Some("/c.pem".into());
+        config.http.tls_key = Some("/k.pem".into());
+        config.http.listen.push(ListenAddress::Unix("/run/keppel.sock".into()));
+        let tls: Vec<bool> = config.api_options().server.listen.iter().map(|listen| listen.tls.is_some()).collect();
+        assert_eq!(tls, [true, false]);
+    }
+}
