@@ -101,7 +101,13 @@ pub trait StagedBytes: Send {
     /// [`Self::size_bytes`] says otherwise.
     fn append(&mut self, pieces: &[Bytes]) -> Result<(), StorageError>;
 
-    /// Returns when everything appended so far survives a crash.
+    /// Work to be run on another thread beside further appends, that leaves a later sync or publish less to do; `None`
+    /// when that is not worth it. It may also be dropped. An error in it shows in the next sync or publish.
+    fn early_sync(&mut self) -> Option<Box<dyn FnOnce() + Send>> {
+        None
+    }
+
+    /// Returns when everything appended so far survives a crash. After an error the upload may be gone.
     ///
     /// # Errors
     /// [`StorageError::Full`] or [`StorageError::Io`].

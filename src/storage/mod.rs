@@ -190,11 +190,12 @@ impl Storage {
     ) -> Result<Upload, StorageError> {
         let place = self.open_uploads.enter(account, id, self.upload_handover_timeout).await?;
         let (account, name) = (account.clone(), id.clone());
+        let workers = self.writers.clone();
         let begin = move |driver: &dyn StorageDriver| {
             let bytes = driver.create_upload(&account, &name)?;
-            Writer::open(bytes, algorithm, place)
+            Writer::open(bytes, algorithm, place, workers)
         };
-        Ok(Upload::new(id, self.write(begin).await?, self.writers.clone()))
+        Ok(Upload::new(id, self.write(begin).await?))
     }
 
     /// Continues an upload after a restart, or when its handle was dropped: its bytes are read and hashed once for that.
@@ -210,11 +211,12 @@ impl Storage {
     ) -> Result<Option<Upload>, StorageError> {
         let place = self.open_uploads.enter(account, id, self.upload_handover_timeout).await?;
         let (account, name) = (account.clone(), id.clone());
+        let workers = self.writers.clone();
         let resume = move |driver: &dyn StorageDriver| {
             let bytes = driver.open_upload(&account, &name)?;
-            bytes.map(|bytes| Writer::open(bytes, algorithm, place)).transpose()
+            bytes.map(|bytes| Writer::open(bytes, algorithm, place, workers)).transpose()
         };
-        Ok(self.write(resume).await?.map(|writer| Upload::new(id, writer, self.writers.clone())))
+        Ok(self.write(resume).await?.map(|writer| Upload::new(id, writer)))
     }
 
     /// Removes an upload and gives its room back. It may be gone already; a handle for it fails from now on.

@@ -43,8 +43,8 @@ pub struct Upload {
 }
 
 impl Upload {
-    pub(super) fn new(id: &UploadId, writer: Writer, workers: Workers) -> Self {
-        let size_bytes = writer.size_bytes.clone();
+    pub(super) fn new(id: &UploadId, writer: Writer) -> Self {
+        let (size_bytes, workers) = (writer.size_bytes.clone(), writer.workers.clone());
         Self { id: id.clone(), writer: Arc::new(Mutex::new(writer)), size_bytes, writing: None, workers }
     }
 
@@ -107,7 +107,7 @@ impl Upload {
         end.unwrap_or(Ok(taken_bytes))
     }
 
-    /// Returns when everything appended so far survives a crash.
+    /// Returns when everything appended so far survives a crash. Where the disk fails at that, the upload is gone.
     ///
     /// # Errors
     /// [`StorageError::Full`], [`StorageError::Io`], or what became of an append whose call was dropped.
@@ -200,6 +200,7 @@ pub(super) struct Writer {
     algorithm: Algorithm,
     size_bytes: Arc<AtomicU64>,
     place: OpenUpload,
+    workers: Workers,
 }
 
 impl Writer {
@@ -208,15 +209,19 @@ impl Writer {
         bytes: Box<dyn StagedBytes>,
         algorithm: Algorithm,
         place: OpenUpload,
+        workers: Workers,
     ) -> Result<Self, StorageError> {
         let mut hasher = BlobHasher::new(algorithm);
         for_each_piece(&*bytes, |piece| hasher.update(piece), &place.id)?;
         let size_bytes = Arc::new(AtomicU64::new(bytes.size_bytes()));
-        Ok(Self { bytes, hasher, algorithm, size_bytes, place })
+        Ok(Self { bytes, hasher, algorithm, size_bytes, place, workers })
     }
 
     fn append(&mut self, pieces: &[Bytes]) -> Result<(), StorageError> {
         self.bytes.append(pieces)?;
+        if let Some(job) = self.bytes.early_sync() {
+            self.workers.begin_if_free(job);
+        }
         for piece in pieces {
             self.hasher.update(piece);
         }

@@ -39,6 +39,16 @@ impl Workers {
         }))
     }
 
+    /// Begins the job if there is a thread for it, and drops it otherwise. Called on a blocking thread.
+    pub(super) fn begin_if_free(&self, job: impl FnOnce() + Send + 'static) {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                job();
+            });
+        }
+    }
+
     /// Runs the job and waits for its result.
     pub(super) async fn run<T: Send + 'static>(
         &self,

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::file_sync::KeptError;
 
 /// Makes directory entries durable.
 ///
@@ -32,14 +34,12 @@ struct State {
 /// One fsync and what came of it, once it is over.
 #[derive(Default)]
 struct Round {
-    outcome: std::sync::OnceLock<Result<(), (io::ErrorKind, Option<i32>)>>,
+    outcome: OnceLock<Result<(), KeptError>>,
 }
 
 impl Round {
     fn result(&self) -> Option<io::Result<()>> {
-        self.outcome.get().map(|outcome| {
-            outcome.map_err(|(kind, code)| code.map_or_else(|| kind.into(), io::Error::from_raw_os_error))
-        })
+        self.outcome.get().map(|outcome| outcome.map_err(io::Error::from))
     }
 }
 
@@ -80,7 +80,7 @@ impl GroupSync {
         state.gathering = Arc::default();
         drop(state);
         let result = (self.fsync)(path);
-        let outcome = result.as_ref().copied().map_err(|error| (error.kind(), error.raw_os_error()));
+        let outcome = result.as_ref().copied().map_err(KeptError::from);
         round.outcome.set(outcome).unwrap_or_else(|_| unreachable!("only the leader of a round ends it"));
         lock(&directory.state).running = false;
         directory.changed.notify_all();

@@ -3,11 +3,13 @@
 //! A blob is durable when its file and its directory entry are: the file is fsynced under its upload's name, renamed,
 //! and the directory it went to fsynced, the last shared with all who wait for the same directory. Directories of blobs
 //! are made when first needed, and their parent fsynced once per process and directory before anything in them counts
-//! as stored. Outboards are not fsynced: they can be checked, and computed again.
+//! as stored. Of a large upload, what has arrived is brought to the disk while the rest arrives, and fsynced every 32 MiB
+//! beside the writing, so that the last fsync is short. Outboards are not fsynced: they can be checked, and computed again.
 //!
 //! Nothing is mapped into memory: a file cut short under a mapping would kill the process.
 
 mod buffers;
+mod file_sync;
 mod group_sync;
 mod layout;
 mod listing;

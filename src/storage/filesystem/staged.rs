@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io::{self, IoSlice, Seek as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, StorageKey, UploadId};
@@ -12,10 +11,15 @@ use keppel_federation::vocabulary::{AccountName, StorageKey, UploadId};
 use crate::storage::StorageError;
 use crate::storage::driver::StagedBytes;
 
+use super::file_sync::{FileSync, sync_data};
 use super::{Shared, read_file, remove_file, system};
 
 /// How much is written before the kernel is asked to begin bringing it to the disk.
 const WRITE_BACK_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How much is written before it is worth an fsync beside the writing. A disk with a cache of its own takes bytes
+/// gladly and only an fsync makes it write them; without these, the last one would have all of them to wait for.
+const EARLY_SYNC_BYTES: u64 = 32 * 1024 * 1024;
 
 /// More slices than this are refused by the system in one call.
 const SLICES_MAX: usize = 256;
@@ -24,10 +28,12 @@ pub(super) struct StagedFile {
     shared: Arc<Shared>,
     account: AccountName,
     id: UploadId,
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     size_bytes: u64,
     written_back_bytes: u64,
+    sync: Arc<FileSync>,
+    synced_early_bytes: u64,
     entry_is_durable: bool,
     /// A failed append may have left bytes after the end.
     has_surplus: bool,
@@ -40,23 +46,26 @@ impl StagedFile {
             shared,
             account: account.clone(),
             id: id.clone(),
-            file,
+            file: Arc::new(file),
             path,
             size_bytes,
             written_back_bytes: size_bytes,
+            sync: Arc::default(),
+            synced_early_bytes: size_bytes,
             entry_is_durable: false,
             has_surplus: false,
         }
     }
 
     fn write_all(&mut self, pieces: &[Bytes]) -> io::Result<()> {
-        self.file.seek(io::SeekFrom::Start(self.size_bytes))?;
+        let mut file = &*self.file;
+        file.seek(io::SeekFrom::Start(self.size_bytes))?;
         for pieces in pieces.chunks(SLICES_MAX) {
             let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
             let mut left = &mut slices[..];
             IoSlice::advance_slices(&mut left, 0);
             while !left.is_empty() {
-                match self.file.write_vectored(left) {
+                match file.write_vectored(left) {
                     Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                     Ok(written) => IoSlice::advance_slices(&mut left, written),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -75,12 +84,13 @@ impl StagedFile {
         Ok(())
     }
 
+    /// After a failure what is on disk is in doubt, and would not be any less when it is read again: nobody may resume.
     fn sync_file(&mut self) -> Result<(), StorageError> {
         self.cut_surplus().map_err(StorageError::io("cut", &self.path))?;
-        let start = Instant::now();
-        self.file.sync_data().map_err(StorageError::io("sync", &self.path))?;
-        metrics::histogram!("keppel_storage_fsync_seconds", "kind" => "file").record(start.elapsed());
-        Ok(())
+        self.sync.sync(|| sync_data(&self.file)).map_err(|error| {
+            let _ = remove_file(&self.path);
+            StorageError::io("sync", &self.path)(error)
+        })
     }
 
     fn try_publish(&mut self, key: &StorageKey, outboard: &[u8]) -> Result<(), StorageError> {
@@ -128,6 +138,15 @@ impl StagedBytes for StagedFile {
             self.written_back_bytes = self.size_bytes;
         }
         Ok(())
+    }
+
+    fn early_sync(&mut self) -> Option<Box<dyn FnOnce() + Send>> {
+        if self.size_bytes - self.synced_early_bytes < EARLY_SYNC_BYTES {
+            return None;
+        }
+        let early = self.sync.early(self.file.clone())?;
+        self.synced_early_bytes = self.size_bytes;
+        Some(early)
     }
 
     fn sync(&mut self) -> Result<(), StorageError> {

@@ -88,6 +88,27 @@ async fn a_disk_without_room_for_the_outboard_keeps_nothing_of_the_blob() {
 }
 
 #[test]
+fn a_large_upload_is_synced_early_and_beside_the_writing() {
+    let root = tempfile::tempdir().unwrap();
+    let driver = super::super::filesystem::FilesystemDriver::new(root.path().into()).unwrap();
+    driver.prepare_space(&account()).unwrap();
+    let mut staged = driver.create_upload(&account(), &UploadId::random()).unwrap();
+    let pieces = vec![Bytes::from(vec![7; MI_B]); 31];
+    staged.append(&pieces).unwrap();
+    assert!(staged.early_sync().is_none(), "not worth it yet");
+    staged.append(&pieces[..1]).unwrap();
+    let early = staged.early_sync().unwrap();
+    staged.append(&pieces).unwrap();
+    staged.append(&pieces[..1]).unwrap();
+    assert!(staged.early_sync().is_none(), "one is under way");
+    early();
+    staged.early_sync().unwrap()();
+    let key = StorageKey::random();
+    staged.publish(&key, &[]).unwrap();
+    assert_eq!(driver.blob_size_bytes(&account(), &key).unwrap(), Some(64 * MI_B as u64));
+}
+
+#[test]
 fn a_used_up_quota_counts_as_full() {
     let quota = StorageError::io("write to", "file")(io::Error::from_raw_os_error(libc::EDQUOT));
     assert!(matches!(quota, StorageError::Full));
