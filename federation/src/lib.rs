@@ -9,8 +9,10 @@
 //! | [`identity`] | the key of a node, whose public half is the node's id |
 //! | [`wire`] | bytes to messages and back, limits, version negotiation |
 //! | [`membership`] | who is reachable, and what members say of themselves |
+//! | [`claims`] | consensus on members, claims and account settings; its SQLite log, state and snapshots |
 //! | [`transport`] | requests and datagrams between authenticated nodes |
 
+pub mod claims;
 pub mod identity;
 pub mod membership;
 pub mod transport;

@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use crate::vocabulary::NodeId;
 
+pub mod memory;
 pub mod quic;
 
 /// Which room of the receiving node a request is for. Each has its own message types and version.

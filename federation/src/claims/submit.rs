@@ -1,0 +1,194 @@
+//! From any node to a decision: find the leader, ask it, ask again until the deadline.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::command::{Command, Request};
+use super::node::Node;
+use super::outcome::{ClaimsError, Decision, QuorumLoss, Refusal};
+use super::raft::RaftMetrics;
+use super::wire::{self, CommandReply, CommandRequest};
+use crate::transport::{Channel, TransportError};
+use crate::vocabulary::{NodeId, RequestId};
+
+/// How long to wait before asking again, at first.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// How long at most.
+const PAUSE_MAX: Duration = Duration::from_millis(320);
+/// How much less time the leader gets than the asker has, so that its answer arrives before the asker gives up.
+const HEAD_START: Duration = Duration::from_millis(100);
+
+/// What one attempt led to.
+enum Attempt {
+    Answer(CommandReply),
+    /// Nobody was reached.
+    Unsent,
+    /// The leader may have got the request, but nothing came back.
+    Silence,
+}
+
+impl Node {
+    pub(super) async fn decide(&self, id: RequestId, command: Command) -> Result<Decision, ClaimsError> {
+        command.check()?;
+        if matches!(command, Command::KeepOnly { .. }) {
+            return Err(Refusal::RecoveryOnly.into());
+        }
+        let request = CommandRequest::Decide(Request { id, command });
+        match self.ask_leader(&request).await? {
+            CommandReply::Decided(decision) => Ok(decision),
+            _ => Err(ClaimsError::Timeout { after: self.options.command_timeout }),
+        }
+    }
+
+    /// A log index that holds everything decided before the call.
+    pub(super) async fn read_index(&self) -> Result<u64, ClaimsError> {
+        match self.ask_leader(&CommandRequest::ReadIndex).await? {
+            CommandReply::ReadIndex(index) => Ok(index),
+            _ => Err(ClaimsError::Timeout { after: self.options.command_timeout }),
+        }
+    }
+
+    async fn ask_leader(&self, request: &CommandRequest) -> Result<CommandReply, ClaimsError> {
+        let _permit = self.permits.try_acquire().map_err(|_| ClaimsError::Overloaded)?;
+        let deadline = Instant::now() + self.options.command_timeout;
+        let mut loss: Option<QuorumLoss> = None;
+        let mut maybe_done = false;
+        let mut hint = None;
+        let mut pause = PAUSE_MIN;
+        loop {
+            self.check_alive()?;
+            let leader = hint.take().or_else(|| self.leader());
+            let attempt = match leader {
+                Some(leader) => self.attempt(leader, request, deadline).await,
+                None => Attempt::Unsent,
+            };
+            match attempt {
+                Attempt::Answer(reply @ (CommandReply::Decided(_) | CommandReply::ReadIndex(_))) => return Ok(reply),
+                Attempt::Answer(CommandReply::NotMember) => return Err(ClaimsError::NotMember),
+                Attempt::Answer(CommandReply::NoQuorum(found)) if !maybe_done => {
+                    return Err(ClaimsError::NoQuorum(found));
+                }
+                Attempt::Answer(CommandReply::NoQuorum(found)) => loss = Some(found),
+                Attempt::Answer(CommandReply::NotLeader(other)) => hint = other.filter(|other| leader != Some(*other)),
+                Attempt::Answer(CommandReply::Unknown) | Attempt::Silence => maybe_done = true,
+                Attempt::Answer(CommandReply::Overloaded) | Attempt::Unsent => {}
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left <= PAUSE_MIN {
+                let read_only = matches!(request, CommandRequest::ReadIndex);
+                return Err(match maybe_done && !read_only {
+                    true => ClaimsError::Timeout { after: self.options.command_timeout },
+                    false => ClaimsError::NoQuorum(loss.unwrap_or_else(|| self.quorum_loss())),
+                });
+            }
+            if hint.is_none() {
+                self.wait_for_leader_change(leader, pause.min(left)).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+
+    async fn attempt(&self, leader: NodeId, request: &CommandRequest, deadline: Instant) -> Attempt {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if leader == self.id {
+            return match tokio::time::timeout(left, self.answer(request.clone(), left)).await {
+                Ok(reply) => Attempt::Answer(reply),
+                Err(_) => Attempt::Silence,
+            };
+        }
+        match self.transport.request(leader, Channel::Command, wire::encode(request), left).await {
+            Ok(answer) => match wire::decode(&answer) {
+                Ok(reply) => Attempt::Answer(reply),
+                Err(cause) => {
+                    tracing::warn!(peer = %leader, %cause, "the leader's answer cannot be read");
+                    Attempt::Silence
+                }
+            },
+            Err(TransportError::UnknownNode(_) | TransportError::TooLarge { .. } | TransportError::Refused { .. }) => {
+                Attempt::Unsent
+            }
+            Err(TransportError::Unreachable { .. } | TransportError::Timeout { .. }) => Attempt::Silence,
+        }
+    }
+
+    /// Answers as the leader; does not pass the question on, so that it cannot go round in circles.
+    pub(super) async fn answer(&self, request: CommandRequest, within: Duration) -> CommandReply {
+        if self.leader() != Some(self.id) {
+            return CommandReply::NotLeader(self.leader());
+        }
+        if let Some(loss) = self.lost_quorum() {
+            return CommandReply::NoQuorum(loss);
+        }
+        let within = within.saturating_sub(HEAD_START).max(PAUSE_MIN);
+        match request {
+            CommandRequest::Decide(request) => match self.proposer.queue(request) {
+                Ok(told) => match tokio::time::timeout(within, told).await {
+                    Ok(Ok(reply)) => reply,
+                    Ok(Err(_)) | Err(_) => CommandReply::Unknown,
+                },
+                Err(reply) => reply,
+            },
+            CommandRequest::ReadIndex => self.leader_read_index(within).await,
+        }
+    }
+
+    async fn leader_read_index(&self, within: Duration) -> CommandReply {
+        #[cfg(test)]
+        if self.options.defect == Some(super::simulation::Defect::UnconfirmedReads) {
+            return CommandReply::ReadIndex(self.view.applied());
+        }
+        match tokio::time::timeout(within, self.raft.get_read_log_id()).await {
+            Ok(Ok((read, _applied))) => CommandReply::ReadIndex(read.map_or(0, |id| id.index)),
+            Ok(Err(openraft::error::RaftError::APIError(openraft::error::CheckIsLeaderError::ForwardToLeader(
+                forward,
+            )))) => CommandReply::NotLeader(forward.leader_id.map(NodeId::from)),
+            Ok(Err(_)) | Err(_) => CommandReply::Unknown,
+        }
+    }
+
+    /// The node that leads, as far as this one knows.
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        self.metrics.borrow().current_leader.map(NodeId::from)
+    }
+
+    /// On a leader: whether the majority has been silent for too long to promise anything.
+    fn lost_quorum(&self) -> Option<QuorumLoss> {
+        let metrics = self.metrics.borrow();
+        let patience = self.options.heartbeat_interval * 3;
+        let silent = metrics.millis_since_quorum_ack.is_some_and(|ms| Duration::from_millis(ms) > patience);
+        let alone = voters(&metrics) == [self.id];
+        (silent && !alone).then(|| {
+            drop(metrics);
+            self.quorum_loss()
+        })
+    }
+
+    /// Who votes, and which of them this node has not heard from.
+    pub(super) fn quorum_loss(&self) -> QuorumLoss {
+        let voters = voters(&self.metrics.borrow());
+        let patience = self.options.heartbeat_interval * 3;
+        let missing = voters
+            .iter()
+            .copied()
+            .filter(|voter| *voter != self.id)
+            .filter(|voter| self.contacts.silence(*voter).is_none_or(|silence| silence > patience))
+            .collect();
+        let missing = if self.leader() == Some(self.id) { missing } else { Vec::new() };
+        QuorumLoss { voters, missing }
+    }
+
+    async fn wait_for_leader_change(&self, known: Option<NodeId>, at_most: Duration) {
+        let mut metrics = self.metrics.clone();
+        let changed = metrics.wait_for(|metrics| {
+            let leader = metrics.current_leader.map(NodeId::from);
+            leader.is_some() && leader != known
+        });
+        let _ = tokio::time::timeout(at_most, changed).await;
+    }
+}
+
+/// The voters of the membership in force, in order.
+pub(super) fn voters(metrics: &RaftMetrics) -> Vec<NodeId> {
+    metrics.membership_config.voter_ids().map(NodeId::from).collect()
+}

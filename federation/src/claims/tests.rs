@@ -1,0 +1,325 @@
+//! Whole nodes over the in-memory network, on real databases and real time.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::*;
+use crate::transport::memory::MemoryNetwork;
+use crate::transport::{Channel, Handler};
+use crate::vocabulary::{AccountName, Region, TenantId};
+
+/// Hands requests to the claims once they have started.
+#[derive(Default)]
+pub(super) struct Door(OnceLock<Arc<Claims>>);
+
+impl Door {
+    pub(super) fn open(&self, claims: Arc<Claims>) {
+        let _ = self.0.set(claims);
+    }
+}
+
+#[async_trait]
+impl Handler for Door {
+    async fn handle(&self, from: NodeId, channel: Channel, request: Bytes) -> Result<Bytes, String> {
+        let claims = self.0.get().ok_or("not yet started")?;
+        match channel {
+            Channel::Consensus => claims.handle_consensus(from, request).await,
+            Channel::Command => claims.handle_command(from, request).await,
+            Channel::Admission | Channel::Status => Err("not here".into()),
+        }
+    }
+
+    fn handle_datagram(&self, _: NodeId, _: Bytes) {}
+}
+
+pub(super) fn node_id(number: u8) -> NodeId {
+    NodeId::from_public_key([number; 32])
+}
+
+pub(super) fn member(number: u8, region: &str) -> NewMember {
+    NewMember {
+        node: node_id(number),
+        region: Region::parse(region).unwrap(),
+        role: Role::Full,
+        addresses: vec![([127, 0, 0, 1], 7000 + u16::from(number)).into()],
+        api_url: format!("https://{region}.example.org"),
+    }
+}
+
+pub(super) fn account(name: &str) -> AccountName {
+    AccountName::parse(name).unwrap()
+}
+
+pub(super) fn claim(name: &str, owner: u8) -> Command {
+    let tenant = TenantId::parse("tenant").unwrap();
+    Command::Claim { name: account(name), tenant, settings: Opaque::from(&b"{}"[..]), owner: node_id(owner) }
+}
+
+/// Starts node `number` in a directory of its own; the first one founds.
+async fn start(network: &MemoryNetwork, directory: &Path, number: u8, options: ClaimsOptions) -> Arc<Claims> {
+    let transport = network.join(node_id(number));
+    let door = Arc::new(Door::default());
+    transport.serve(door.clone());
+    let path = directory.join(format!("node{number}"));
+    let claims = Arc::new(Claims::start(options, transport, &path).await.unwrap());
+    door.open(claims.clone());
+    claims
+}
+
+fn founding(number: u8, region: &str) -> ClaimsOptions {
+    ClaimsOptions { found: Some(member(number, region)), ..ClaimsOptions::short() }
+}
+
+const REGIONS: [&str; 5] = ["eu", "us", "ap", "sa", "af"];
+
+/// Founds with node 1 and admits the others, one region each.
+async fn federation(network: &MemoryNetwork, directory: &Path, count: u8) -> Vec<Arc<Claims>> {
+    let mut nodes = vec![start(network, directory, 1, founding(1, REGIONS[0])).await];
+    for number in 2..=count {
+        nodes.push(start(network, directory, number, ClaimsOptions::short()).await);
+        let admit = Command::Admit(member(number, REGIONS[usize::from(number) - 1]));
+        assert!(matches!(nodes[0].submit(admit).await.unwrap().outcome, Outcome::Admitted(_)));
+    }
+    nodes
+}
+
+/// Waits until something holds; fails with what was seen last.
+async fn eventually<T: std::fmt::Debug>(what: &str, mut see: impl FnMut() -> (bool, T)) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (holds, seen) = see();
+        if holds {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what} did not come about: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn voters_become(nodes: &[Arc<Claims>], count: usize) {
+    for node in nodes {
+        eventually("the number of voters", || {
+            let status = node.status();
+            (status.voters.len() == count, status)
+        })
+        .await;
+    }
+}
+
+async fn all_agree(nodes: &[Arc<Claims>]) {
+    eventually("agreement", || {
+        let hashes: Vec<_> = nodes.iter().map(|node| node.state().hash()).collect();
+        (hashes.iter().all(|hash| *hash == hashes[0]), hashes)
+    })
+    .await;
+}
+
+async fn stop(nodes: Vec<Arc<Claims>>) {
+    for node in nodes {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_single_node_is_a_federation_of_one_and_keeps_what_it_acknowledged() {
+    let (network, directory) = (MemoryNetwork::new(0), tempfile::tempdir().unwrap());
+    let node =
+        start(&network, directory.path(), 1, ClaimsOptions { found: Some(member(1, "eu")), ..Default::default() });
+    let node = node.await;
+    assert_eq!(node.status().part, Part::Leader);
+    assert_eq!(node.state().members().len(), 1);
+    let won = node.submit(claim("acme", 1)).await.unwrap();
+    assert!(matches!(won.outcome, Outcome::Won { created: true, .. }), "{won:?}");
+    let again = node.submit(claim("acme", 1)).await.unwrap();
+    assert!(matches!(again.outcome, Outcome::Won { created: false, .. }), "{again:?}");
+    let before = node.state().account(&account("acme"));
+    node.shutdown().await;
+    drop(node);
+
+    let node = start(&network, directory.path(), 1, ClaimsOptions::default()).await;
+    assert_eq!(node.status().part, Part::Leader);
+    assert_eq!(node.state().account(&account("acme")), before);
+    assert!(node.linearize().await.is_ok());
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn three_regions_vote_together_and_any_node_takes_commands() {
+    let (network, directory) = (MemoryNetwork::new(0), tempfile::tempdir().unwrap());
+    let nodes = federation(&network, directory.path(), 3).await;
+    voters_become(&nodes, 3).await;
+    for (number, node) in (1..).zip(&nodes) {
+        let won = node.submit(claim(&format!("acme{number}"), number)).await.unwrap();
+        assert!(matches!(won.outcome, Outcome::Won { .. }), "{won:?}");
+        let taken = node.submit(claim("acme1", 2)).await.unwrap().outcome;
+        assert!(matches!(&taken, Outcome::Taken { node, .. } if *node == node_id(1)) || number == 1, "{taken:?}");
+    }
+    let seen = nodes[2].linearize().await.unwrap();
+    assert_eq!(seen.accounts_len(), 3);
+    all_agree(&nodes).await;
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_request_asked_twice_is_done_once() {
+    let (network, directory) = (MemoryNetwork::new(0), tempfile::tempdir().unwrap());
+    let nodes = federation(&network, directory.path(), 1).await;
+    let put = || Command::PutDocument {
+        kind: DocumentKind::User,
+        id: "alice".into(),
+        body: Opaque::from(&b"1"[..]),
+        expected_revision: None,
+    };
+    let request = RequestId::random();
+    let first = nodes[0].submit_as(request.clone(), put()).await.unwrap();
+    assert_eq!(nodes[0].submit_as(request, put()).await.unwrap(), first);
+    assert_ne!(nodes[0].submit(put()).await.unwrap(), first);
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_cut_off_minority_says_so_within_two_seconds_and_the_majority_goes_on() {
+    let (network, directory) = (MemoryNetwork::new(0), tempfile::tempdir().unwrap());
+    let nodes = federation(&network, directory.path(), 3).await;
+    voters_become(&nodes, 3).await;
+    let leader = nodes[0].status().leader.unwrap();
+    let (minority, majority): (Vec<_>, Vec<_>) = nodes.iter().partition(|node| node.status().node == leader);
+    network.isolate(&[leader]);
+    let asked = Instant::now();
+    let refused = minority[0].submit(claim("minority", 1)).await.unwrap_err();
+    assert!(asked.elapsed() < Duration::from_secs(2));
+    assert!(matches!(refused, ClaimsError::NoQuorum(_) | ClaimsError::Timeout { .. }), "{refused}");
+    eventually("the old leader's notice", || {
+        let age = minority[0].status().quorum_ack_age;
+        (age > Some(Duration::from_secs(1)), age)
+    })
+    .await;
+    let refused = minority[0].submit(claim("minority2", 1)).await.unwrap_err();
+    assert!(matches!(&refused, ClaimsError::NoQuorum(loss) if loss.missing.len() == 2), "{refused}");
+    assert!(minority[0].linearize().await.is_err());
+
+    let asked = Instant::now();
+    let won = loop {
+        match majority[0].submit(claim("majority", 2)).await {
+            Ok(decision) => break decision,
+            Err(cause) => {
+                let seen: Vec<_> = majority.iter().map(|node| node.status()).collect();
+                eprintln!("XX {:?} {seen:?}", asked.elapsed());
+                assert!(asked.elapsed() < Duration::from_secs(10), "{cause}: {seen:?}");
+            }
+        }
+    };
+    assert!(matches!(won.outcome, Outcome::Won { .. }), "{won:?}");
+    network.heal();
+    all_agree(&nodes).await;
+    assert!(nodes[0].state().account(&account("majority")).is_some());
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_node_that_was_away_catches_up_by_log_and_after_compaction_by_snapshot() {
+    let (network, directory) = (MemoryNetwork::new(0), tempfile::tempdir().unwrap());
+    let options = |found: bool| ClaimsOptions {
+        snapshot_interval_entries: 100,
+        log_entries_kept: 100,
+        snapshot_piece_size_bytes: 4096,
+        found: found.then(|| member(1, "eu")),
+        ..ClaimsOptions::short()
+    };
+    let first = start(&network, directory.path(), 1, options(true)).await;
+    let second = start(&network, directory.path(), 2, options(false)).await;
+    first.submit(Command::Admit(member(2, "us"))).await.unwrap();
+    all_agree(&[first.clone(), second.clone()]).await;
+    for (away, count) in [("log", 20), ("snapshot", 400)] {
+        second.shutdown().await;
+        let second = {
+            for number in 0..count {
+                first.submit(claim(&format!("{away}{number}"), 1)).await.unwrap();
+            }
+            let purged = first.status().purged;
+            assert_eq!(purged > 0, away == "snapshot", "{away}: {purged}");
+            start(&network, directory.path(), 2, options(false)).await
+        };
+        all_agree(&[first.clone(), second.clone()]).await;
+        assert!(second.state().accounts_len() >= count);
+        second.shutdown().await;
+    }
+    first.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_removed_voter_leaves_and_the_rest_goes_on() {
+    let (network, directory) = (MemoryNetwork::new(0), tempfile::tempdir().unwrap());
+    let nodes = federation(&network, directory.path(), 4).await;
+    voters_become(&nodes, 3).await;
+    let leader = nodes[0].status().leader.unwrap();
+    let voter = *nodes[0].status().voters.iter().find(|voter| **voter != leader).unwrap();
+    nodes[0].submit(Command::Remove { node: voter }).await.unwrap();
+    let rest: Vec<_> = nodes.iter().filter(|node| node.status().node != voter).cloned().collect();
+    for node in &rest {
+        eventually("the removal", || {
+            let status = node.status();
+            let gone = !status.voters.contains(&voter) && !status.learners.contains(&voter);
+            (gone && status.voters.len() == 3, status)
+        })
+        .await;
+    }
+    assert!(rest[0].submit(claim("acme", rest[0].status().node.public_key()[0])).await.is_ok());
+    all_agree(&rest).await;
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn when_the_majority_is_lost_for_good_a_node_recovers_alone() {
+    let (network, directory) = (MemoryNetwork::new(0), tempfile::tempdir().unwrap());
+    let nodes = federation(&network, directory.path(), 3).await;
+    voters_become(&nodes, 3).await;
+    nodes[0].submit(claim("mine", 2)).await.unwrap();
+    nodes[0].submit(claim("theirs", 3)).await.unwrap();
+    all_agree(&nodes).await;
+    let path = directory.path().join("node2");
+    assert!(recover(&path, node_id(2), false).is_err(), "a running node is not recovered");
+    stop(nodes).await;
+    for number in [1, 3] {
+        network.leave(node_id(number));
+    }
+    let told = recover(&path, node_id(2), false).unwrap();
+    assert_eq!((told.accounts, told.orphaned, told.dropped.len()), (2, 1, 2), "{told}");
+    assert_eq!(recover(&path, node_id(2), true).unwrap(), told);
+
+    let node = start(&network, directory.path(), 2, ClaimsOptions::short()).await;
+    assert_eq!(node.status().part, Part::Leader);
+    assert_eq!(node.state().members().len(), 1);
+    assert!(node.state().account(&account("mine")).is_some());
+    let moved = node.submit(Command::MovePrimary {
+        name: account("theirs"),
+        to: node_id(2),
+        expected_epoch: node.state().account(&account("theirs")).unwrap().epoch,
+    });
+    assert!(matches!(moved.await.unwrap().outcome, Outcome::Moved { .. }));
+    // A lost member comes back with an empty database.
+    forget(&directory.path().join("node3")).unwrap();
+    let third = start(&network, directory.path(), 3, ClaimsOptions::short()).await;
+    node.submit(Command::Admit(member(3, "ap"))).await.unwrap();
+    all_agree(&[node.clone(), third.clone()]).await;
+    stop(vec![node, third]).await;
+}
+
+#[tokio::test]
+async fn watchers_hear_of_changes_and_slow_ones_are_told_to_look_again() {
+    let (network, directory) = (MemoryNetwork::new(0), tempfile::tempdir().unwrap());
+    let options = ClaimsOptions { changes_buffered_max: 4, ..founding(1, "eu") };
+    let node = start(&network, directory.path(), 1, options).await;
+    let (mut quick, mut slow) = (node.state().watch_changes(), node.state().watch_changes());
+    let decision = node.submit(claim("acme", 1)).await.unwrap();
+    let change = Change::Account(account("acme"));
+    assert_eq!(quick.next().await, Some(Notice::Changed { index: decision.applied, change }));
+    for number in 0..20 {
+        node.submit(claim(&format!("acme{number}"), 1)).await.unwrap();
+    }
+    assert_eq!(slow.next().await, Some(Notice::Resync));
+    node.shutdown().await;
+}
