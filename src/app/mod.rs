@@ -128,3 +128,6 @@ pub fn run(loaded: Loaded, ready: impl FnOnce(&RunningNode)) -> Result<(), RunEr
     runtime.shutdown_background();
     outcome
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,6 +93,15 @@ fn check_together(config: &Config, entries: &[Entry], problems: &mut Vec<Problem
         }
         _ => {}
     }
+    let permits = config.storage.concurrent_reads_max + config.storage.concurrent_writes_max + config.metadata.readers;
+    if config.node.blocking_threads_max <= permits {
+        let message = format!(
+            "{} is too few: it must be more than storage.concurrent_reads_max, storage.concurrent_writes_max and \
+             metadata.readers together, which is {permits}",
+            config.node.blocking_threads_max
+        );
+        problems.push(Problem::of_key(origin("node.blocking_threads_max"), "node.blocking_threads_max", message));
+    }
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.filter) {
         let message = format!("{:?} is not a filter: {error}", config.log.filter);
         problems.push(Problem::of_key(origin("log.filter"), "log.filter", message));

@@ -103,6 +103,14 @@ keppel.toml:2: http.tls_certificate: a certificate needs its key: set http.tls_k
 }
 
 #[test]
+fn there_must_be_a_thread_for_each_permit() {
+    let expected = "keppel.toml:2: node.blocking_threads_max: 100 is too few: it must be more than \
+                    storage.concurrent_reads_max, storage.concurrent_writes_max and metadata.readers together, which is 132";
+    assert_eq!(refused("[node]\nblocking_threads_max = 100\n"), expected);
+    assert!(load_text("[node]\nblocking_threads_max = 100\n[storage]\nconcurrent_reads_max = 31\n").is_ok());
+}
+
+#[test]
 fn variables_override_the_file_and_flags_override_variables() {
     let loaded = load_with("[http]\nlisten = \"[::]:80\"\n", &[("KEPPEL_HTTP_LISTEN", "[::]:81")]).expect("valid");
     assert_eq!(ports(&loaded), [81]);
@@ -188,7 +196,9 @@ fn every_default_bound_and_example_can_be_read_and_stands_within_its_bounds() {
         for text in bounds.into_iter().flatten().chain([key.default]).chain(key.example) {
             let problems = load_text(&format!("[{}]\n{} = {text}\n", key.section, key.name)).err();
             let wrong = problems.map(|problems| problems.to_string()).unwrap_or_default();
-            assert!(wrong.is_empty() || wrong.contains("/etc/keppel/tls/"), "{} = {text}: {wrong}", key.path());
+            // Some go with others only: a certificate with its file, few threads with few permits.
+            let together = ["/etc/keppel/tls/", "is too few"].iter().any(|known| wrong.contains(known));
+            assert!(wrong.is_empty() || together, "{} = {text}: {wrong}", key.path());
         }
     }
 }
