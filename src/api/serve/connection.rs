@@ -49,10 +49,10 @@ pub(super) fn builder(options: &ServerOptions, tasks: TaskTracker) -> auto::Buil
         // Deadlines are the watch's: hyper's own would arm a timer for every request.
         .header_read_timeout(None)
         .max_headers(options.headers_max)
-        // Also the size of the largest read from an upload; frames to be sent are queued as they are, not copied.
+        // Also the size of the largest read from an upload.
         .max_buf_size(MAX_BUFFER_BYTES.max(options.header_size_max_bytes))
-        .writev(true)
-        .pipeline_flush(true);
+        // Frames are queued as they are. Flushing pipelined answers together, which nobody here sends, would copy them.
+        .writev(true);
     builder
         .http2()
         .timer(TokioTimer::new())
