@@ -385,9 +385,13 @@ impl Inner {
         };
         let blob = NewBlob { digest, size_bytes: stored.size_bytes, storage_key: stored.key, blake3: stored.blake3 };
         let recorded = self.record_blob(repository.clone(), blob, session.cloned()).await;
-        // The account had the blob already, or the row failed: nobody refers to these bytes.
-        if !matches!(recorded, Ok(true)) {
-            self.storage.delete_blob(&account, &key).await?;
+        match &recorded {
+            Ok(true) => {}
+            // A commit that failed may turn out to have happened: then its row must find the bytes. If not, the sweep
+            // takes them.
+            Err(RegistryError::Metadata(_)) => {}
+            // The account had the blob already, or there surely is no row.
+            Ok(false) | Err(_) => self.storage.delete_blob(&account, &key).await?,
         }
         recorded.map(|_| ())
     }
