@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, StatusCode};
 use keppel_federation::vocabulary::{AccountName, Digest};
@@ -6,6 +6,10 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use sha2::Digest as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -51,6 +55,10 @@ impl Answer {
 
 impl Node {
     fn start() -> Self {
+        Self::start_with(ServerOptions::default())
+    }
+
+    fn start_with(server: ServerOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let metadata = Metadata::open(&directory.path().join("metadata.db"), &MetadataOptions::default()).unwrap();
         let storage = Storage::filesystem(FilesystemOptions::new(directory.path().join("storage"))).unwrap();
@@ -61,7 +69,7 @@ impl Node {
         };
         let registry = Registry::new(options, metadata, storage, Arc::new(ManualClock::new(1_000_000)));
         let listen = vec![Listen::plain(([127, 0, 0, 1], 0).into())];
-        let options = ApiOptions { server: ServerOptions { listen, ..Default::default() }, ..Default::default() };
+        let options = ApiOptions { server: ServerOptions { listen, ..server }, ..Default::default() };
         let shutdown = CancellationToken::new();
         let prometheus = PrometheusBuilder::new().build_recorder().handle();
         let server = spawn(options, registry, prometheus, shutdown.clone()).unwrap();
@@ -245,5 +253,22 @@ async fn a_manifest_over_the_limit_is_refused_before_it_is_sent() {
     let put = node.ask(Method::PUT, "/v2/acme/app/manifests/v1").header("content-type", MANIFEST);
     let refused = answer(put.body(vec![b' '; (4 << 20) + 1])).await;
     assert_eq!((refused.status, &*refused.code()), (StatusCode::PAYLOAD_TOO_LARGE, "MANIFEST_INVALID"));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_sender_that_stalls_is_told_so_and_what_arrived_stays() {
+    let body_idle_timeout = Duration::from_millis(300);
+    let node = Node::start_with(ServerOptions { body_idle_timeout, ..ServerOptions::default() });
+    let opened = answer(node.ask(Method::POST, "/v2/acme/app/blobs/uploads/")).await;
+    let location = opened.header("location");
+    let mut stream = TcpStream::connect(node.server.addresses()[0]).await.unwrap();
+    let head = format!("PATCH {location} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhello");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut refusal = String::new();
+    stream.read_to_string(&mut refusal).await.unwrap();
+    assert!(refusal.starts_with("HTTP/1.1 408 "), "{refusal}");
+    let status = node.get(location).await;
+    assert_eq!((status.status, status.header("range")), (StatusCode::NO_CONTENT, "0-4"));
     node.stop().await;
 }

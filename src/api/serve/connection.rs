@@ -48,11 +48,14 @@ pub(super) fn builder(options: &ServerOptions, tasks: TaskTracker) -> auto::Buil
         .timer(TokioTimer::new())
         // Deadlines are the watch's: hyper's own would arm a timer for every request.
         .header_read_timeout(None)
-        .max_headers(options.headers_max)
         // Also the size of the largest read from an upload.
         .max_buf_size(MAX_BUFFER_BYTES.max(options.header_size_max_bytes))
         // Frames are queued as they are. Flushing pipelined answers together, which nobody here sends, would copy them.
         .writev(true);
+    // Hyper keeps its usual number of headers on the stack; any other costs an allocation per request.
+    if options.headers_max != 100 {
+        builder.http1().max_headers(options.headers_max);
+    }
     builder
         .http2()
         .timer(TokioTimer::new())
