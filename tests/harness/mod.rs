@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, reason = "every test binary compiles this module and none uses all of it")]
 
 pub mod client;
+pub mod disk;
 pub mod images;
 pub mod layout;
 pub mod process;

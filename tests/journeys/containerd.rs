@@ -11,9 +11,10 @@ use crate::harness::{
 };
 
 struct Containerd {
+    // Dropped first: the daemon must have let go of its home before that goes.
+    _daemon: Daemon,
     home: TempDir,
     socket: String,
-    _daemon: Daemon,
 }
 
 impl Containerd {
@@ -35,7 +36,7 @@ impl Containerd {
         let log = home.path().join("log");
         let mut daemon = Daemon::start(&mut command, &log, Duration::from_secs(20));
         wait_until(&mut daemon, &log, "containerd", || run("ctr", ["--address", &socket, "version"]).success);
-        Containerd { home, socket, _daemon: daemon }
+        Containerd { _daemon: daemon, home, socket }
     }
 
     fn run(&self, arguments: &[&str]) -> Output {

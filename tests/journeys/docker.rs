@@ -12,9 +12,10 @@ use crate::harness::{
 
 /// A Docker daemon without network, on a private socket. Registries on 127.0.0.0/8 may be plain HTTP by default.
 struct Docker {
+    // Fields are dropped in this order: the daemon must have unmounted what is in its home before that goes.
+    _daemon: Daemon,
     home: TempDir,
     socket: String,
-    _daemon: Daemon,
 }
 
 impl Docker {
@@ -37,7 +38,7 @@ impl Docker {
         let log = home.path().join("log");
         let mut daemon = Daemon::start(&mut command, &log, Duration::from_secs(30));
         wait_until(&mut daemon, &log, "dockerd", || run("docker", ["--host", &socket, "version"]).success);
-        Docker { home, socket, _daemon: daemon }
+        Docker { _daemon: daemon, home, socket }
     }
 
     fn run(&self, arguments: &[&str]) -> Output {

@@ -1,0 +1,187 @@
+//! A small file system that fills up: clear errors, pulls go on, space comes back.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::harness::{
+    Client, Image, ImageBuilder, Server,
+    disk::wait_until_swept,
+    images::{random_bytes, sha256},
+    process::run,
+};
+
+const MEBIBYTE: usize = 1 << 20;
+
+/// A file system in memory, unmounted when dropped.
+struct SmallDisk {
+    path: PathBuf,
+    _home: TempDir,
+}
+
+impl SmallDisk {
+    fn mount(mebibytes: usize) -> SmallDisk {
+        let home = tempfile::tempdir().expect("a temporary directory can be made");
+        let path = home.path().join("disk");
+        fs::create_dir(&path).expect("a folder can be made");
+        let size = format!("size={mebibytes}m");
+        let mounted = run("mount", ["-t", "tmpfs", "-o", &size, "tmpfs", &path.display().to_string()]);
+        assert!(mounted.success, "this test mounts a small file system, so run it as root: {}", mounted.stderr);
+        SmallDisk { path, _home: home }
+    }
+
+    fn free_bytes(&self) -> u64 {
+        let path = std::ffi::CString::new(self.path.as_os_str().as_bytes()).expect("a path has no zero byte");
+        // SAFETY: zeroes are a valid statvfs, and the path ends in a zero byte.
+        let mut stats: libc::statvfs = unsafe { std::mem::zeroed() };
+        let code = unsafe { libc::statvfs(path.as_ptr(), &raw mut stats) };
+        assert_eq!(code, 0, "the file system tells its size");
+        stats.f_bavail * stats.f_frsize
+    }
+
+    /// Takes all the space that is left, and returns the file that holds it.
+    fn fill(&self) -> PathBuf {
+        let path = self.path.join("filler");
+        let mut file = File::create(&path).expect("a file can be made");
+        while file.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
+        path
+    }
+
+    fn wait_until_free(&self, bytes: u64) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.free_bytes() < bytes {
+            assert!(Instant::now() < deadline, "{} of {bytes} bytes came back", self.free_bytes());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = run("umount", ["--lazy", &self.path.display().to_string()]);
+        if !unmounted.success {
+            eprintln!("{}", unmounted.stderr);
+        }
+    }
+}
+
+/// Sends pieces until one is refused; returns the location to cancel.
+async fn upload_until_refused(client: &Client, pieces: usize) -> String {
+    let mut location = client.open_upload("acme/large").await;
+    let piece = random_bytes(1, MEBIBYTE);
+    for _ in 0..pieces {
+        let answer = client.stream(&location, piece.clone()).await;
+        if answer.status != 202 {
+            answer.expect_error(507, "UNAVAILABLE");
+            return location;
+        }
+        location = answer.location();
+    }
+    panic!("{pieces} MiB fitted");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_pushes_clearly_serves_pulls_and_recovers() {
+    let disk = SmallDisk::mount(32);
+    let mut server = Server::start_on(&disk.path.join("data"));
+    let client = server.client();
+    let small = Image::small(300);
+    client.push_image("acme/app", "v1", &small).await;
+    let free = disk.free_bytes();
+
+    let location = upload_until_refused(&client, 64).await;
+    server.assert_alive();
+    client.assert_image("acme/app", "v1", &small).await;
+    assert_eq!(client.tags("acme/app").await, ["v1"]);
+    client.delete(&location).await.expect(204);
+    disk.wait_until_free(free - 2 * MEBIBYTE as u64);
+
+    let next = ImageBuilder::new(301).layers(1).layer_bytes(8 * MEBIBYTE).build();
+    client.push_image("acme/app", "v2", &next).await;
+    client.assert_image("acme/app", "v2", &next).await;
+    server.assert_alive();
+    wait_until_swept(server.data());
+    server.stop();
+}
+
+#[tokio::test]
+async fn an_upload_in_one_go_that_does_not_fit_gives_its_space_back() {
+    let disk = SmallDisk::mount(16);
+    let mut server = Server::start_on(&disk.path.join("data"));
+    let client = server.client();
+    client.push_image("acme/app", "v1", &Image::small(302)).await;
+    let free = disk.free_bytes();
+    let bytes = random_bytes(303, 24 * MEBIBYTE);
+    let request = [
+        format!(
+            "POST /v2/acme/app/blobs/uploads/?digest={} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            sha256(&bytes),
+            bytes.len()
+        )
+        .as_bytes(),
+        &bytes,
+    ]
+    .concat();
+    let answer = client.raw(&request).await;
+    assert!(answer.starts_with("HTTP/1.1 507") && answer.contains("UNAVAILABLE"), "{answer}");
+    disk.wait_until_free(free - MEBIBYTE as u64);
+    client.get(&format!("/v2/acme/app/blobs/{}", sha256(&bytes))).await.expect(404);
+    server.assert_alive();
+    server.stop();
+}
+
+#[tokio::test]
+async fn metadata_that_cannot_be_written_refuses_manifests_until_there_is_space() {
+    let disk = SmallDisk::mount(16);
+    let mut server = Server::start_on(&disk.path.join("data"));
+    let client = server.client();
+    let (old, new) = (Image::small(304), Image::small(305));
+    client.push_image("acme/app", "old", &old).await;
+    for blob in new.blobs() {
+        client.push_blob("acme/app", &blob.bytes).await;
+    }
+    let filler = disk.fill();
+    // The log of the metadata may have pages left; a few manifests use them up.
+    let mut refused = None;
+    for number in 0..2000 {
+        let answer = client.put_manifest("acme/app", &format!("new-{number}"), &new.manifest).await;
+        if answer.status != 201 {
+            refused = Some((number, answer));
+            break;
+        }
+    }
+    let (number, answer) = refused.expect("a full disk takes no more manifests");
+    assert!(matches!(answer.status, 500 | 503 | 507), "{}", answer.status);
+    assert!(!answer.codes().is_empty());
+    client.assert_image("acme/app", "old", &old).await;
+    assert!(!client.tags("acme/app").await.contains(&format!("new-{number}")), "what was refused is not there");
+    fs::remove_file(filler).expect("the filler can be removed");
+    client.put_manifest("acme/app", "after", &new.manifest).await.expect(201);
+    client.assert_image("acme/app", "after", &new).await;
+    server.assert_alive();
+    server.restart();
+    let client = server.client();
+    client.assert_image("acme/app", "after", &new).await;
+    if number > 0 {
+        client.assert_image("acme/app", &format!("new-{}", number - 1), &new).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_starts_on_a_full_disk_says_so() {
+    let disk = SmallDisk::mount(2);
+    let data = disk.path.join("data");
+    disk.fill();
+    assert!(!Path::new(&data).exists());
+    let output =
+        run(env!("CARGO_BIN_EXE_keppel"), ["dev", "--listen", "127.0.0.1:0", "--data", &data.display().to_string()]);
+    let said = output.failure();
+    assert!(said.to_lowercase().contains("no space") || said.contains("full"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}

@@ -1,0 +1,8 @@
+//! The bad days: the server killed amid pushes, the disk full, clients that vanish.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod crash;
+mod full_disk;
+mod vanishing_clients;
