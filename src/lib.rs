@@ -9,5 +9,6 @@ pub mod config;
 pub mod janitor;
 pub mod metadata;
 pub mod model;
+pub mod peering;
 pub mod registry;
 pub mod storage;

@@ -205,6 +205,8 @@ impl ApiError {
 const RETRY_SOON: Duration = Duration::from_secs(1);
 /// A slot for uploads frees up when someone's upload ends, which takes longer than a moment.
 const RETRY_UPLOAD: Duration = Duration::from_secs(10);
+/// Long enough for an election.
+const RETRY_CLAIM: Duration = Duration::from_secs(5);
 /// Room is made by people, or by the next sweep.
 const RETRY_FULL: Duration = Duration::from_secs(60);
 
@@ -244,6 +246,12 @@ impl From<RegistryError> for ApiError {
             E::AccountUnknown { account } => {
                 Self::new(S::NOT_FOUND, Code::NameUnknown, message).detail(json!({ "account": account }))
             }
+            E::AccountElsewhere { account, region } => {
+                Self::new(S::FORBIDDEN, Code::Denied, message).detail(json!({ "account": account, "region": region }))
+            }
+            E::ClaimUndecided { account, .. } => Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message)
+                .detail(json!({ "account": account }))
+                .retry_after(RETRY_CLAIM),
             E::ManifestUnknown { repository, reference } => Self::new(S::NOT_FOUND, Code::ManifestUnknown, message)
                 .detail(json!({ "name": repository, "reference": reference.to_string() })),
             E::BlobUnknown { digest } => {

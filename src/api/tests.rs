@@ -20,7 +20,7 @@ use super::{
 use crate::{
     metadata::{Metadata, MetadataOptions},
     model::ManualClock,
-    registry::{Registry, RegistryOptions},
+    registry::{LocalClaims, Registry, RegistryOptions},
     storage::{FilesystemOptions, Storage},
 };
 
@@ -67,7 +67,8 @@ impl Node {
             default_account: Some(AccountName::parse("library").unwrap()),
             ..RegistryOptions::default()
         };
-        let registry = Registry::new(options, metadata, storage, Arc::new(ManualClock::new(1_000_000)));
+        let registry =
+            Registry::new(options, metadata, storage, Arc::new(ManualClock::new(1_000_000)), Arc::new(LocalClaims));
         let listen = vec![Listen::plain(([127, 0, 0, 1], 0).into())];
         let options = ApiOptions { server: ServerOptions { listen, ..server }, ..Default::default() };
         let shutdown = CancellationToken::new();

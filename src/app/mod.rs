@@ -25,7 +25,7 @@ use crate::config::{Config, Loaded, StorageDriver};
 use crate::janitor::Janitor;
 use crate::metadata::Metadata;
 use crate::model::SystemClock;
-use crate::registry::Registry;
+use crate::registry::{LocalClaims, Registry};
 use crate::storage::Storage;
 
 pub use data_folder::{DataFolder, DataFolderError};
@@ -48,7 +48,8 @@ pub struct RunningNode {
 pub async fn start(config: &Config) -> Result<RunningNode, StartError> {
     let metrics = metrics::handle();
     let (data, metadata, storage) = open(config.clone()).await?;
-    let registry = Registry::new(config.registry_options(), metadata, storage, Arc::new(SystemClock));
+    let registry =
+        Registry::new(config.registry_options(), metadata, storage, Arc::new(SystemClock), Arc::new(LocalClaims));
     registry.ensure_accounts(config.registry.accounts.clone()).await?;
     let serving = CancellationToken::new();
     let server = api::spawn(config.api_options(), registry.clone(), metrics, serving.clone())?;

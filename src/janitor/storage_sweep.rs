@@ -102,14 +102,14 @@ mod tests {
     use super::*;
     use crate::metadata::{Metadata, MetadataOptions};
     use crate::model::{ManualClock, SystemClock};
-    use crate::registry::{BodyError, RegistryOptions};
+    use crate::registry::{BodyError, LocalClaims, RegistryOptions};
     use crate::storage::{FilesystemOptions, Storage};
 
     fn open(directory: &std::path::Path, clock: Arc<dyn crate::model::Clock>) -> Registry {
         let metadata = Metadata::open(&directory.join("metadata.db"), &MetadataOptions::default()).unwrap();
         let storage = Storage::filesystem(FilesystemOptions::new(directory.join("storage"))).unwrap();
         let options = RegistryOptions { create_accounts_on_push: true, ..RegistryOptions::default() };
-        Registry::new(options, metadata, storage, clock)
+        Registry::new(options, metadata, storage, clock, Arc::new(LocalClaims))
     }
 
     fn body(content: &'static [u8]) -> impl futures_util::Stream<Item = Result<Bytes, BodyError>> + Send + Unpin {

@@ -87,6 +87,7 @@ impl Registry {
         if !may_be_there.await? {
             return Ok(false);
         }
+        inner.check_account(&repository).await?;
         let metadata = inner.metadata.clone();
         metadata
             .write(move |transaction| {

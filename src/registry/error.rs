@@ -109,6 +109,22 @@ pub enum RegistryError {
     },
 
     // Refusal.
+    /// Another region is primary for the account.
+    #[error("account {account} belongs to region {region}: push there")]
+    AccountElsewhere {
+        /// Its name.
+        account: AccountName,
+        /// The region that is primary.
+        region: String,
+    },
+    /// Whose the account is could not be decided now.
+    #[error("account {account} cannot be claimed now: {reason}")]
+    ClaimUndecided {
+        /// Its name.
+        account: AccountName,
+        /// What is in the way and what to do.
+        reason: String,
+    },
     /// An index lists the manifest.
     #[error("manifest {digest} is part of {parent}: delete that first")]
     ManifestHasParent {

@@ -57,7 +57,8 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::ManifestInvalid`], [`RegistryError::ManifestTooLarge`], [`RegistryError::DigestMismatch`],
-    /// [`RegistryError::ManifestBlobsUnknown`], [`RegistryError::AccountUnknown`], or our own trouble.
+    /// [`RegistryError::ManifestBlobsUnknown`], [`RegistryError::AccountUnknown`], [`RegistryError::AccountElsewhere`],
+    /// [`RegistryError::ClaimUndecided`], or our own trouble.
     pub async fn put_manifest(
         &self,
         repository: &RepositoryName,
@@ -69,6 +70,7 @@ impl Registry {
         if bytes.len() as u64 > limit_bytes {
             return Err(RegistryError::ManifestTooLarge { limit_bytes });
         }
+        self.inner.check_account(repository).await?;
         let media_type = media_type.map(str::to_owned);
         let extra_tags = match &target {
             ManifestTarget::Tag(_) => Vec::new(),

@@ -7,6 +7,7 @@
 //! Deliberately absent: who may do what (auth), other regions (peering), HTTP (api).
 
 mod blobs;
+mod claims;
 mod deletion;
 mod error;
 mod in_progress;
@@ -22,6 +23,7 @@ mod upload_sessions;
 mod uploads;
 
 pub use blobs::BlobInfo;
+pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
 pub use error::{BodyError, RegistryError};
 pub use listing::Page;
 pub use manifest_push::{ManifestTarget, PutManifest};
@@ -99,6 +101,7 @@ struct Inner {
     metadata: Metadata,
     storage: Storage,
     clock: Arc<dyn Clock>,
+    claims: Arc<dyn AccountClaims>,
     cache: ManifestCache,
     pull_times: PullTimes,
     sessions: UploadSessions,
@@ -106,8 +109,14 @@ struct Inner {
 }
 
 impl Registry {
-    /// A registry over metadata and storage that are open.
-    pub fn new(options: RegistryOptions, metadata: Metadata, storage: Storage, clock: Arc<dyn Clock>) -> Self {
+    /// A registry over metadata and storage that are open. `claims` says for which accounts it takes pushes.
+    pub fn new(
+        options: RegistryOptions,
+        metadata: Metadata,
+        storage: Storage,
+        clock: Arc<dyn Clock>,
+        claims: Arc<dyn AccountClaims>,
+    ) -> Self {
         let inner = Inner {
             cache: ManifestCache::new(options.manifest_cache_bytes),
             pull_times: PullTimes::default(),
@@ -117,6 +126,7 @@ impl Registry {
             metadata,
             storage,
             clock,
+            claims,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -182,6 +192,24 @@ impl Registry {
 }
 
 impl Inner {
+    /// Refuses a push to an account that is not ours; called before any byte is taken. A free name is claimed when
+    /// pushes may make accounts, or when the account was made here before it had a claim.
+    async fn check_account(&self, repository: &RepositoryName) -> Result<(), RegistryError> {
+        let account = repository.account();
+        let mut asked = self.claims.ensure_primary(&account, self.options.create_accounts_on_push).await;
+        if asked == Err(ClaimRefusal::Unclaimed) {
+            let name = account.clone();
+            if self.metadata.read(move |reader| reader.get_account(&name)).await?.is_some() {
+                asked = self.claims.ensure_primary(&account, true).await;
+            }
+        }
+        asked.map_err(|refusal| match refusal {
+            ClaimRefusal::Unclaimed => RegistryError::AccountUnknown { account },
+            ClaimRefusal::Elsewhere { region } => RegistryError::AccountElsewhere { account, region },
+            ClaimRefusal::Undecided { reason } => RegistryError::ClaimUndecided { account, reason },
+        })
+    }
+
     /// The account's row, made when that is allowed.
     fn account_for_push(
         &self,

@@ -24,7 +24,8 @@ fn open_in(directory: tempfile::TempDir, options: RegistryOptions) -> Bench {
     let metadata = Metadata::open(&directory.path().join("metadata.db"), &MetadataOptions::default()).unwrap();
     let storage = Storage::filesystem(FilesystemOptions::new(directory.path().join("storage"))).unwrap();
     let clock = Arc::new(ManualClock::new(1_000_000));
-    Bench { registry: Registry::new(options, metadata, storage, clock.clone()), clock, directory }
+    let claims = Arc::new(LocalClaims);
+    Bench { registry: Registry::new(options, metadata, storage, clock.clone(), claims), clock, directory }
 }
 
 fn options() -> RegistryOptions {

@@ -263,20 +263,6 @@ impl Session {
 }
 
 impl Inner {
-    /// Refuses early, before any byte is taken, what the account would refuse at the end.
-    async fn check_account(&self, repository: &RepositoryName) -> Result<(), RegistryError> {
-        if self.options.create_accounts_on_push {
-            return Ok(());
-        }
-        let account = repository.account();
-        self.metadata
-            .read(move |reader| match reader.get_account(&account)? {
-                Some(_) => Ok(()),
-                None => Err(RegistryError::AccountUnknown { account }),
-            })
-            .await
-    }
-
     /// The session, from memory or, after a restart, from disk.
     async fn session(&self, repository: &RepositoryName, id: &UploadId) -> Result<Arc<Session>, RegistryError> {
         let unknown = || RegistryError::UploadUnknown { id: id.clone() };

@@ -1,0 +1,79 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use keppel_federation::Federation;
+use keppel_federation::claims::{Account, ClaimsError, Opaque, Outcome};
+use keppel_federation::vocabulary::{AccountName, NodeId, TenantId};
+
+use crate::registry::{AccountClaims, ClaimRefusal};
+
+/// The auth tenant of accounts that their first push makes.
+const DEFAULT_TENANT: &str = "default";
+
+/// Claims as the federation decides them. What is known already is looked up in this node's memory; only a new name
+/// asks the leader.
+pub struct FederationClaims {
+    federation: Arc<Federation>,
+    tenant: TenantId,
+}
+
+impl FederationClaims {
+    /// Claims through this federation.
+    pub fn new(federation: Arc<Federation>) -> Self {
+        let tenant = TenantId::parse(DEFAULT_TENANT).expect("the name of the default tenant is one");
+        Self { federation, tenant }
+    }
+}
+
+#[async_trait]
+impl AccountClaims for FederationClaims {
+    async fn ensure_primary(&self, account: &AccountName, may_claim: bool) -> Result<(), ClaimRefusal> {
+        if let Some(claimed) = self.federation.state().account(account) {
+            return of_claimed(&claimed, self.federation.node());
+        }
+        if !may_claim {
+            return Err(ClaimRefusal::Unclaimed);
+        }
+        let settings = Opaque::from(b"{}".to_vec());
+        let decided = self.federation.claim(account.clone(), self.tenant.clone(), settings).await;
+        of_outcome(decided.map(|decision| decision.outcome))
+    }
+}
+
+fn of_claimed(account: &Account, node: NodeId) -> Result<(), ClaimRefusal> {
+    match account.owner == node {
+        true => Ok(()),
+        false => Err(ClaimRefusal::Elsewhere { region: account.region.to_string() }),
+    }
+}
+
+fn of_outcome(outcome: Result<Outcome, ClaimsError>) -> Result<(), ClaimRefusal> {
+    let undecided = |reason: String| Err(ClaimRefusal::Undecided { reason });
+    match outcome {
+        Ok(Outcome::Won { .. }) => Ok(()),
+        Ok(Outcome::Taken { region, .. }) => Err(ClaimRefusal::Elsewhere { region: region.to_string() }),
+        Ok(Outcome::Refused(refusal)) => undecided(refusal.to_string()),
+        Ok(Outcome::NotMember { .. }) => undecided("this node is no longer a member of the federation".into()),
+        // No other outcome belongs to a claim.
+        Ok(other) => undecided(format!("the federation answered {other:?}")),
+        Err(error) => undecided(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keppel_federation::claims::QuorumLoss;
+    use keppel_federation::vocabulary::Region;
+
+    #[test]
+    fn every_outcome_of_a_claim_has_a_clear_answer() {
+        let won = Outcome::Won { epoch: 1, settings_revision: 1, created: true };
+        assert_eq!(of_outcome(Ok(won)), Ok(()));
+        let (region, node) = (Region::parse("eu").unwrap(), NodeId::from_public_key([1; 32]));
+        let taken = Outcome::Taken { region, node, epoch: 3 };
+        assert_eq!(of_outcome(Ok(taken)), Err(ClaimRefusal::Elsewhere { region: "eu".into() }));
+        let lost = of_outcome(Err(ClaimsError::NoQuorum(QuorumLoss::default())));
+        assert!(matches!(lost, Err(ClaimRefusal::Undecided { reason }) if reason.contains("no majority")));
+    }
+}

@@ -1,0 +1,10 @@
+//! Joins the registry to the federation.
+//!
+//! | part | its job |
+//! | --- | --- |
+//! | [`claims`] | who may take pushes for an account |
+//!
+//! Deliberately absent so far: content between regions. A push to an account of another region is refused with that
+//! region's name, and a pull finds what this region holds.
+
+pub mod claims;

@@ -1,0 +1,48 @@
+//! Whether this node may take pushes for an account.
+
+use async_trait::async_trait;
+use keppel_federation::vocabulary::AccountName;
+
+/// Why this node may not take pushes for an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimRefusal {
+    /// Nobody has claimed the name, and this push does not either.
+    Unclaimed,
+    /// Another region is primary.
+    Elsewhere {
+        /// The region's name.
+        region: String,
+    },
+    /// It could not be decided now; nothing was changed, or what was is harmless.
+    Undecided {
+        /// What is in the way and what to do.
+        reason: String,
+    },
+}
+
+/// Decides who owns account names: the federation, or this node alone.
+#[async_trait]
+pub trait AccountClaims: Send + Sync + 'static {
+    /// Whether this node is primary for the account. With `may_claim` a free name is claimed. Quick for an account that
+    /// is known to be ours: it is asked at every push.
+    ///
+    /// Cancel safety: dropping the future leaves open whether the name is claimed.
+    ///
+    /// # Errors
+    /// [`ClaimRefusal`].
+    async fn ensure_primary(&self, account: &AccountName, may_claim: bool) -> Result<(), ClaimRefusal>;
+}
+
+/// Claims without a federation: every name may be had for the asking.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct LocalClaims;
+
+#[async_trait]
+impl AccountClaims for LocalClaims {
+    async fn ensure_primary(&self, _: &AccountName, may_claim: bool) -> Result<(), ClaimRefusal> {
+        match may_claim {
+            true => Ok(()),
+            false => Err(ClaimRefusal::Unclaimed),
+        }
+    }
+}
