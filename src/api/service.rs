@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body as _;
 use hyper::body::Incoming;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -20,6 +21,7 @@ use super::{
     ApiOptions,
     body::Body,
     distribution,
+    error::ApiError,
     metrics::{RequestMetrics, Route},
     request_id::{self, X_REQUEST_ID},
     serve::Peer,
@@ -41,7 +43,14 @@ struct Inner {
     prometheus: PrometheusHandle,
     shutdown: CancellationToken,
     default_account: Option<String>,
+    /// In KiB; see [`ApiState::room_for_manifest`].
+    manifest_bodies: Semaphore,
 }
+
+/// Manifests whose bodies are in memory or on their way there, all together.
+const MANIFEST_BODIES_KIB: usize = 128 << 10;
+/// How long a manifest waits for its room.
+const MANIFEST_ROOM_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl ApiState {
     pub(crate) fn new(
@@ -52,7 +61,9 @@ impl ApiState {
     ) -> Self {
         let default_account = registry.options().default_account.as_ref().map(ToString::to_string);
         let metrics = RequestMetrics::new();
-        Self { inner: Arc::new(Inner { options, registry, metrics, prometheus, shutdown, default_account }) }
+        let manifest_bodies = Semaphore::new(MANIFEST_BODIES_KIB);
+        let inner = Inner { options, registry, metrics, prometheus, shutdown, default_account, manifest_bodies };
+        Self { inner: Arc::new(inner) }
     }
 
     pub(crate) fn options(&self) -> &ApiOptions {
@@ -73,6 +84,15 @@ impl ApiState {
 
     pub(crate) fn default_account(&self) -> Option<&str> {
         self.inner.default_account.as_deref()
+    }
+
+    /// Waits for memory for a manifest of this size; it is given back when the permit goes.
+    pub(crate) async fn room_for_manifest(&self, size_bytes: u64) -> Result<SemaphorePermit<'_>, ApiError> {
+        let kib = u32::try_from(size_bytes / 1024 + 1).unwrap_or(u32::MAX).min(MANIFEST_BODIES_KIB as u32);
+        match tokio::time::timeout(MANIFEST_ROOM_TIMEOUT, self.inner.manifest_bodies.acquire_many(kib)).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(ApiError::unavailable("too many manifests are being pushed at once".into())),
+        }
     }
 
     pub(crate) fn is_shutting_down(&self) -> bool {

@@ -14,6 +14,9 @@ use crate::model::{Descriptor, ManifestDescription, ManifestKind};
 /// Manifests from this size on are hashed and parsed off the async threads.
 const LARGE_BYTES: usize = 64 << 10;
 
+/// Large manifests that are read and recorded at a time: each takes many times its size while it is.
+pub(super) const LARGE_AT_ONCE: usize = 4;
+
 /// Under which name a manifest is pushed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ManifestTarget {
@@ -76,11 +79,13 @@ impl Registry {
             ManifestTarget::Tag(_) => Vec::new(),
             ManifestTarget::Digest { tags, .. } => tags.clone(),
         };
-        let checked = match bytes.len() < LARGE_BYTES {
-            true => check(target, media_type.as_deref(), bytes)?,
-            false => tokio::task::spawn_blocking(move || check(target, media_type.as_deref(), bytes))
-                .await
-                .map_err(|_| RegistryError::Interrupted)??,
+        let (checked, _permit) = match bytes.len() < LARGE_BYTES {
+            true => (check(target, media_type.as_deref(), bytes)?, None),
+            false => {
+                let permit = self.inner.large_manifests.acquire().await.map_err(|_| RegistryError::Interrupted)?;
+                let checking = tokio::task::spawn_blocking(move || check(target, media_type.as_deref(), bytes));
+                (checking.await.map_err(|_| RegistryError::Interrupted)??, Some(permit))
+            }
         };
         let put = PutManifest { digest: checked.digest, subject: checked.description.subject, tags: extra_tags };
         let (inner, repository) = (self.inner.clone(), repository.clone());

@@ -42,6 +42,7 @@ use crate::storage::Storage;
 use in_progress::InProgress;
 use manifest_cache::ManifestCache;
 use pull_times::PullTimes;
+use tokio::sync::Semaphore;
 use upload_sessions::UploadSessions;
 
 /// How the registry behaves. Sizes are in bytes.
@@ -106,6 +107,7 @@ struct Inner {
     pull_times: PullTimes,
     sessions: UploadSessions,
     in_progress: InProgress,
+    large_manifests: Semaphore,
 }
 
 impl Registry {
@@ -122,6 +124,7 @@ impl Registry {
             pull_times: PullTimes::default(),
             sessions: UploadSessions::new(options.uploads_max),
             in_progress: InProgress::default(),
+            large_manifests: Semaphore::new(manifest_push::LARGE_AT_ONCE),
             options,
             metadata,
             storage,

@@ -89,6 +89,7 @@ pub(super) async fn put(call: &Call<'_>, name: &str, reference: &str, body: Requ
         Reference::Digest(digest) => ManifestTarget::Digest { digest, tags: tags(call)? },
     };
     let limit_bytes = registry.options().manifest_size_max_bytes;
+    let _room = call.state.room_for_manifest(body.declared_bytes().unwrap_or(limit_bytes).min(limit_bytes)).await?;
     let bytes = body.collect(limit_bytes).await.map_err(broken)?;
     let bytes = bytes.ok_or(RegistryError::ManifestTooLarge { limit_bytes })?;
     let put = registry.put_manifest(&repository, target, media_type(call.headers), bytes).await?;
