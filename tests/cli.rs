@@ -168,6 +168,16 @@ fn config_example_is_a_configuration_that_passes_the_check() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut command = keppel(&["config", "example"]);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = command.stdout(writer).stderr(Stdio::piped()).output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stderr, b"");
+}
+
+#[test]
 fn serve_refuses_a_bad_or_missing_file_before_it_opens_anything() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("keppel.toml");

@@ -9,6 +9,7 @@
 
 mod data_folder;
 mod error;
+mod file_limit;
 mod logging;
 mod metrics;
 mod runtime;
@@ -31,7 +32,7 @@ use crate::storage::Storage;
 pub use data_folder::{DataFolder, DataFolderError};
 pub use error::{RunError, StartError};
 
-/// A node that serves.
+/// A node that serves. End it with [`RunningNode::shutdown`]; dropped, its door stays open as long as the runtime lives.
 pub struct RunningNode {
     server: api::serve::Server,
     serving: CancellationToken,
@@ -106,6 +107,7 @@ pub fn run(loaded: Loaded, ready: impl FnOnce(&RunningNode)) -> Result<(), RunEr
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    file_limit::raise(config.http.connections_max);
     let runtime = runtime::build(&config.node)?;
     let outcome = runtime.block_on(async {
         let mut signals = signals::EndSignals::catch().map_err(RunError::Runtime)?;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::Failure;
 use super::overrides::Overrides;
+use super::{Failure, say};
 use crate::config;
 
 #[derive(Debug, Subcommand)]
@@ -34,12 +34,11 @@ impl Config {
                 for warning in named.load()?.warnings {
                     eprintln!("warning: {warning}");
                 }
-                println!("ok");
+                say("ok\n")
             }
-            Self::Show(named) => print!("{}", config::show(&named.load()?.entries)),
-            Self::Example => print!("{}", config::example()),
+            Self::Show(named) => say(&config::show(&named.load()?.entries)),
+            Self::Example => say(&config::example()),
         }
-        Ok(())
     }
 }
 

@@ -60,7 +60,10 @@ fn banner(node: &RunningNode, tls: bool, ephemeral: bool) -> String {
         true => "in memory; forgotten at the end".to_owned(),
         false => node.data().path().display().to_string(),
     };
-    address.map_or_else(String::new, |address| words(address, &data, tls))
+    match address {
+        Some(address) => words(address, &data, tls),
+        None => format!("\nKeppel is ready on its Unix socket\nData: {data}\nStop: Ctrl-C\n\n"),
+    }
 }
 
 /// What to type next, for a registry at `address`.

@@ -8,6 +8,7 @@ mod overrides;
 mod serve;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -80,6 +81,14 @@ fn with_advice(error: RunError) -> anyhow::Error {
     anyhow::anyhow!("{:#}\n  {advice}", anyhow::Error::from(error))
 }
 
+/// Writes to standard output. A reader that has seen enough (`keppel config show | head`) is no failure.
+fn say(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Runs the command that `arguments` (the program's name first) ask for, to its end.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
@@ -94,10 +103,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Dev(dev) => dev.run(),
         Command::Serve(serve) => serve.run(),
         Command::Config(config) => config.run(),
-        Command::Version => {
-            println!("keppel {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
-        }
+        Command::Version => say(&format!("keppel {}\n", env!("CARGO_PKG_VERSION"))),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -46,7 +46,7 @@ sections! {
 
     /// The registry's HTTP door.
     http: Http {
-        /// Addresses to listen on, as IP address and port ("[::]:5000" is every address of this machine) or as
+        /// Addresses to listen on, as IP address and port (`[::]:5000` is every address of this machine) or as
         /// "unix:" and a path.
         listen: Vec<ListenAddress> = ["127.0.0.1:5000"];
         /// The certificate chain in PEM; with it, all TCP addresses serve HTTPS. Set both it and the key, or neither.

@@ -1,5 +1,5 @@
 //! Where values come from: a TOML file, the environment, flags. Each key of a source becomes one
-//! [`Given`](super::table::Given); what names no key becomes a [`Problem`].
+//! [`Given`]; what names no key becomes a [`Problem`].
 
 use std::path::{Path, PathBuf};
 
