@@ -1,4 +1,4 @@
-//! What images and manifests are: pure data and rules, no I/O.
+//! What images, manifests and the policies of accounts are: pure data and rules, no I/O.
 //!
 //! Bytes from clients are read here into types that can be trusted. The original bytes are kept and served; nothing is
 //! ever serialised again.
@@ -7,6 +7,7 @@ mod clock;
 mod descriptor;
 mod manifest;
 mod media_type;
+pub mod policy;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use descriptor::Descriptor;

@@ -1,0 +1,59 @@
+//! Who the caller is and what they may do.
+//!
+//! | file | its job |
+//! | --- | --- |
+//! | `identity`, `role` | names of callers; what a caller is by office |
+//! | `records`, `user`, `robot` | what all regions share about them, as documents |
+//! | `driver`, `open`, `htpasswd`, `local` | from credentials to an identity |
+//! | `password`, `verdicts` | slow hashes off the async threads; verdicts remembered for a short while |
+//! | `scope`, `flow`, `challenge` | Docker's token flow, without HTTP |
+//! | `keys`, `token` | signing, verifying, rotating, revoking |
+//! | `access` | the one decision: roles and grants, less what is forbidden |
+//! | `service` | the façade [`Auth`] |
+//!
+//! Invariants: what no rule allows is denied; a forbidden permission wins over every grant; a repository that may not
+//! be seen is refused exactly as one that does not exist; a token never allows more than its owner may do at the moment
+//! of the request; no secret is kept, printed or compared except as a hash.
+//!
+//! Deliberately absent: HTTP, the federation (its records come through [`Records`]), what repositories hold.
+
+mod access;
+mod challenge;
+mod driver;
+mod error;
+mod flow;
+mod htpasswd;
+mod identity;
+mod keys;
+mod local;
+#[cfg(test)]
+mod matrix;
+mod open;
+mod password;
+mod records;
+mod robot;
+mod role;
+mod scope;
+mod service;
+mod token;
+mod user;
+mod verdicts;
+
+pub use access::{Access, AccountView, decide};
+pub use challenge::{Challenge, ChallengeError};
+pub use driver::{AuthDriver, Credentials, Login, Standing};
+pub use error::{AuthError, DocumentError, KeyError, TokenError};
+pub use flow::{Grant, TokenRequest, TokenResponse};
+pub use htpasswd::{HtpasswdDriver, HtpasswdError};
+pub use identity::{Identity, NameError, RobotName, UserName};
+pub use keys::{IssuerKeyDocument, KeyOptions, KeyRing};
+pub use local::LocalDriver;
+pub use open::OpenDriver;
+pub use password::{PasswordHasher, PasswordOptions};
+pub use records::{AccountRecord, MemoryRecords, Record, RecordKind, Records};
+pub use robot::{RobotDocument, RobotScope};
+pub use role::{Authority, Right, Role};
+pub use scope::{Action, ActionSet, Resource, SCOPES_MAX, Scope, ScopeError};
+pub use service::{Auth, AuthOptions, Caller};
+pub use token::{Claims, ScopeClaim, TokenKind, TokenOptions, Tokens};
+pub use user::{PersonalToken, UserDocument};

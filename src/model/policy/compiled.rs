@@ -1,0 +1,149 @@
+use std::net::IpAddr;
+
+use super::rbac::CompiledRbac;
+use super::tags::CompiledTagPolicy;
+use super::{AccountSettings, ManifestRule, PermissionSet, SettingsError, TagProtection};
+
+/// The policies of one revision of an account's settings, ready for decisions.
+#[derive(Debug)]
+pub struct CompiledPolicies {
+    rbac: Vec<CompiledRbac>,
+    tags: Vec<CompiledTagPolicy>,
+    rule: Option<ManifestRule>,
+    external_replica: bool,
+}
+
+/// What the policies of an account say about a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RbacVerdict {
+    /// What some policy grants.
+    pub granted: PermissionSet,
+    /// What some policy forbids; it wins over every grant.
+    pub forbidden: PermissionSet,
+}
+
+impl CompiledPolicies {
+    /// Compiles settings.
+    ///
+    /// # Errors
+    /// The field that cannot be used. Settings that were accepted once compile, unless a later version wrote them;
+    /// whoever cannot compile them must deny.
+    pub fn compile(settings: &AccountSettings) -> Result<Self, SettingsError> {
+        let rbac = settings.rbac_policies.iter().enumerate();
+        let tags = settings.tag_policies.iter().enumerate();
+        let rule = match &settings.validation {
+            Some(validation) => Some(
+                ManifestRule::compile(&validation.rule_for_manifest)
+                    .map_err(|reason| SettingsError::new("account.validation.rule_for_manifest", reason))?,
+            ),
+            None => None,
+        };
+        Ok(Self {
+            rbac: rbac
+                .map(|(at, policy)| CompiledRbac::new(policy, &format!("account.rbac_policies[{at}]")))
+                .collect::<Result<_, _>>()?,
+            tags: tags
+                .map(|(at, policy)| CompiledTagPolicy::new(policy, &format!("account.tag_policies[{at}]")))
+                .collect::<Result<_, _>>()?,
+            rule,
+            external_replica: settings.is_external_replica(),
+        })
+    }
+
+    /// What the RBAC policies say about a user (`None`: nobody known) at an address, in a repository given without its
+    /// account.
+    pub fn rbac(&self, username: Option<&str>, repository: &str, address: IpAddr) -> RbacVerdict {
+        let applying = self.rbac.iter().filter(|policy| policy.applies(username, repository, address));
+        applying.fold(RbacVerdict::default(), |verdict, policy| RbacVerdict {
+            granted: verdict.granted.union(policy.granted),
+            forbidden: verdict.forbidden.union(policy.forbidden),
+        })
+    }
+
+    /// Whether any RBAC policy may say anything.
+    pub fn has_rbac(&self) -> bool {
+        !self.rbac.is_empty()
+    }
+
+    /// What may not be done with a tag in a repository, given without its account.
+    pub fn tag_protection(&self, repository: &str, tag: &str) -> TagProtection {
+        let applying = self.tags.iter().filter(|policy| policy.applies(repository, tag));
+        applying.fold(TagProtection::default(), |sum, policy| TagProtection {
+            push: sum.push || policy.protection.push,
+            overwrite: sum.overwrite || policy.protection.overwrite,
+            delete: sum.delete || policy.protection.delete,
+        })
+    }
+
+    /// The rule that manifests must meet, if there is one.
+    pub fn manifest_rule(&self) -> Option<&ManifestRule> {
+        self.rule.as_ref()
+    }
+
+    /// Whether the account's content comes from a registry outside the federation.
+    pub fn is_external_replica(&self) -> bool {
+        self.external_replica
+    }
+
+    /// About how much memory it takes, in units of a small policy.
+    pub fn weight(&self) -> u64 {
+        let rbac: u64 = self.rbac.iter().map(CompiledRbac::weight).sum();
+        let tags: u64 = self.tags.iter().map(CompiledTagPolicy::weight).sum();
+        1 + rbac + tags + if self.rule.is_some() { 64 } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Permission::{AnonymousPull, Delete, Pull, Push};
+    use super::*;
+    use serde_json::json;
+
+    fn compile(fields: serde_json::Value) -> CompiledPolicies {
+        CompiledPolicies::compile(&AccountSettings::from_request(fields).unwrap()).unwrap()
+    }
+
+    fn set(permissions: &[super::super::Permission]) -> PermissionSet {
+        permissions.iter().copied().collect()
+    }
+
+    #[test]
+    fn policies_say_what_they_grant_and_forbid_to_those_who_match() {
+        let policies = compile(json!({"rbac_policies": [
+            {"match_repository": "public/.*", "permissions": ["anonymous_pull"]},
+            {"match_username": "alice|bob", "permissions": ["pull", "push"]},
+            {"match_username": "bob", "match_cidr": "192.0.2.0/24", "forbidden_permissions": ["push", "delete"]},
+        ]}));
+        let office = "192.0.2.7".parse().unwrap();
+        let home = "198.51.100.1".parse().unwrap();
+        let verdict = |user, repository, address| policies.rbac(user, repository, address);
+        assert_eq!(verdict(None, "public/web", home).granted, set(&[AnonymousPull]));
+        assert_eq!(verdict(None, "private/web", home), RbacVerdict::default());
+        assert_eq!(verdict(Some("alice"), "public/web", home).granted, set(&[AnonymousPull, Pull, Push]));
+        assert_eq!(
+            verdict(Some("alice"), "web", office),
+            RbacVerdict { granted: set(&[Pull, Push]), forbidden: set(&[]) }
+        );
+        assert_eq!(verdict(Some("bob"), "web", office).forbidden, set(&[Push, Delete]));
+        assert_eq!(verdict(Some("bob"), "web", home).forbidden, set(&[]));
+        assert_eq!(verdict(Some("alice2"), "web", home), RbacVerdict::default());
+    }
+
+    #[test]
+    fn tags_are_protected_by_all_policies_that_match() {
+        let policies = compile(json!({"tag_policies": [
+            {"match_repository": "web", "match_tag": "v.*", "except_tag": "v0.*", "block_overwrite": true},
+            {"except_repository": "scratch/.*", "match_tag": "v1", "block_delete": true},
+            {"match_tag": "latest", "block_push": true},
+        ]}));
+        let protection = |repository, tag| {
+            let TagProtection { push, overwrite, delete } = policies.tag_protection(repository, tag);
+            (push, overwrite, delete)
+        };
+        assert_eq!(protection("web", "v1"), (false, true, true));
+        assert_eq!(protection("web", "v0.1"), (false, false, false));
+        assert_eq!(protection("web/app", "v2"), (false, false, false));
+        assert_eq!(protection("scratch/a", "v1"), (false, false, false));
+        assert_eq!(protection("any", "latest"), (true, false, false));
+    }
+}

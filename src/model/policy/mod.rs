@@ -1,0 +1,34 @@
+//! What an account's owners decide about it: who may do what, what may be pushed, what is kept, where it comes from.
+//!
+//! An [`AccountSettings`] is the JSON document of the contract. It is checked when it is written, with texts that name
+//! the field at fault, and compiled into [`CompiledPolicies`] when it is used. Compilation and every decision take
+//! bounded time: patterns run in linear time, expressions have bounded size and nesting.
+//!
+//! Deliberately absent: who the caller is and which roles they have (auth), when images are removed (janitor).
+
+mod compiled;
+mod duration;
+mod error;
+mod lifecycle;
+mod null;
+mod pattern;
+mod rbac;
+mod replication;
+mod scan;
+mod secret;
+mod settings;
+mod tags;
+mod validation;
+
+pub use compiled::{CompiledPolicies, RbacVerdict};
+pub use duration::{DurationUnit, PolicyDuration};
+pub use error::SettingsError;
+pub use lifecycle::{GcAction, GcPolicy, TimeConstraint, TimestampField};
+pub use pattern::{PATTERN_BYTES_MAX, Pattern, PatternError};
+pub use rbac::{Permission, PermissionSet, RbacPolicy};
+pub use replication::{PlatformFilter, Replication, Upstream};
+pub use scan::{ScanAction, ScanPolicy, ScanSeverity};
+pub use secret::Secret;
+pub use settings::{AccountSettings, POLICIES_MAX};
+pub use tags::{TagPolicy, TagProtection};
+pub use validation::{LAYERS_MAX, ManifestFacts, ManifestRule, RULE_BYTES_MAX, Validation, image_labels};
