@@ -1,11 +1,24 @@
-//! The one place where a request of the distribution API is let through or refused.
+//! The one place where a request is told who it comes from, and let through or refused.
 //!
-//! Every endpoint asks here, before it looks at anything else. The answer may only come from memory: a verdict on
-//! credentials that takes work (a signature, a password hash) is made once and remembered by whoever makes it.
+//! Every endpoint asks here, before it looks at anything else. A verdict on credentials that takes work (a signature, a
+//! password hash) is made once and remembered by the auth room, so that most requests are decided from memory. Whoever
+//! may not see a repository gets the same answer as for one that does not exist.
 
-use http::HeaderMap;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::error::ApiError;
+use http::{
+    HeaderMap, Uri,
+    header::{AUTHORIZATION, HOST},
+};
+use keppel_federation::vocabulary::{AccountName, RepositoryName};
+
+use super::{error::ApiError, serve::Peer, service::ApiState};
+use crate::auth::{Access, AuthError, Caller, Challenge, ChallengeError};
+
+pub(crate) use crate::auth::Action;
+
+/// Where tokens are to be had, below the host.
+pub(crate) const TOKEN_PATH: &str = "/keppel/v1/auth";
 
 /// What a request is about to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,18 +31,168 @@ pub(crate) enum Scope<'a> {
     Repository { name: &'a str, action: Action },
 }
 
-/// What may be done in a repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Action {
-    Pull,
-    Push,
-    Delete,
+/// Who a request comes from, and from where.
+pub(crate) struct Visitor<'a> {
+    state: &'a ApiState,
+    headers: &'a HeaderMap,
+    uri: &'a Uri,
+    caller: Caller,
+    address: IpAddr,
 }
 
-/// Lets a request through.
-///
-/// # Errors
-/// None yet: this registry is open to all who reach it.
-pub(crate) fn authorize(_headers: &HeaderMap, _scope: Scope<'_>) -> Result<(), ApiError> {
-    Ok(())
+impl<'a> Visitor<'a> {
+    /// Tells who a request comes from, as far as memory goes. `None`: not known without work, or refused.
+    pub(crate) fn recall(state: &'a ApiState, headers: &'a HeaderMap, uri: &'a Uri, peer: &Peer) -> Option<Self> {
+        let caller = state.auth().recall(authorization(headers).ok()?)?.ok()?;
+        Some(Self { state, headers, uri, caller, address: address(peer) })
+    }
+
+    /// Tells who a request comes from.
+    ///
+    /// # Errors
+    /// When what it shows to prove that is not good, or cannot be checked now.
+    pub(crate) async fn identify(
+        state: &'a ApiState,
+        headers: &'a HeaderMap,
+        uri: &'a Uri,
+        peer: &Peer,
+        scope: Scope<'_>,
+    ) -> Result<Self, ApiError> {
+        let caller = match authorization(headers) {
+            Ok(shown) => state.auth().identify(shown).await,
+            Err(error) => Err(error),
+        };
+        match caller {
+            Ok(caller) => Ok(Self { state, headers, uri, caller, address: address(peer) }),
+            Err(error) => {
+                let invalid = matches!(error, AuthError::Token(_)).then_some(ChallengeError::InvalidToken);
+                let challenge = challenge(state, headers, uri, scope, invalid);
+                Err(ApiError::from_auth(&error, &challenge))
+            }
+        }
+    }
+
+    /// Lets the request through.
+    ///
+    /// # Errors
+    /// A challenge to those who can do better with a token, a plain refusal to others.
+    pub(crate) fn authorize(&self, scope: Scope<'_>) -> Result<(), ApiError> {
+        if self.state.auth().is_open() {
+            return Ok(());
+        }
+        let allowed = match scope {
+            // Whoever shows nothing is asked to, so that a login is not taken for good without being looked at.
+            Scope::Base => !self.is_anonymous() || self.caller.has_token(),
+            Scope::Catalog => self.caller.may_list() && !self.is_anonymous(),
+            Scope::Repository { name, action } => {
+                let repository = self.state.registry().parse_repository(name);
+                self.may(&repository.map_err(|error| ApiError::name_invalid(&error))?, action)
+            }
+        };
+        match (allowed, self.is_anonymous() && !self.caller.has_token(), self.caller.has_token()) {
+            (true, _, _) => Ok(()),
+            (false, true, _) => Err(ApiError::unauthorized(&self.challenge(scope, None))),
+            (false, false, true) => {
+                let error = Some(ChallengeError::InsufficientScope);
+                Err(ApiError::unauthorized(&self.challenge(scope, error)))
+            }
+            (false, false, false) => Err(ApiError::denied()),
+        }
+    }
+
+    /// What may be done in a repository.
+    pub(crate) fn access(&self, repository: &RepositoryName) -> Access {
+        self.state.auth().access(&self.caller, repository, self.address)
+    }
+
+    /// Whether something may be done in a repository.
+    pub(crate) fn may(&self, repository: &RepositoryName, action: Action) -> bool {
+        self.state.auth().is_open() || self.access(repository).allows(action)
+    }
+
+    /// Whether every repository of an account may be pulled from, whatever its name.
+    pub(crate) fn may_pull_anything(&self, account: &AccountName) -> bool {
+        self.state.auth().may_pull_anything(&self.caller, account)
+    }
+
+    /// Whether everything there is may be seen.
+    pub(crate) fn sees_everything(&self) -> bool {
+        self.state.auth().is_open()
+    }
+
+    fn is_anonymous(&self) -> bool {
+        self.caller.identity().username().is_none()
+    }
+
+    fn challenge(&self, scope: Scope<'_>, error: Option<ChallengeError>) -> String {
+        challenge(self.state, self.headers, self.uri, scope, error)
+    }
+}
+
+fn authorization(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
+    let header = headers.get(AUTHORIZATION);
+    let text = header.map(|value| value.to_str().map_err(|_| AuthError::BadHeader("it is not ASCII")));
+    text.transpose()
+}
+
+/// The address that policies look at; whoever comes through a socket of this machine comes from it.
+pub(crate) fn address(peer: &Peer) -> IpAddr {
+    peer.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+fn challenge(
+    state: &ApiState,
+    headers: &HeaderMap,
+    uri: &Uri,
+    scope: Scope<'_>,
+    error: Option<ChallengeError>,
+) -> String {
+    let scope = match scope {
+        Scope::Base => None,
+        Scope::Catalog => Some("registry:catalog:*".to_owned()),
+        Scope::Repository { name, action } => {
+            // Whoever pushes reads as well: what is there need not be sent again.
+            let actions = match action {
+                Action::Pull => "pull",
+                Action::Push => "pull,push",
+                Action::Delete => "delete",
+            };
+            Some(format!("repository:{name}:{actions}"))
+        }
+    };
+    let realm = token_url(state, headers, uri);
+    let service = &state.auth().tokens().options().service;
+    Challenge { realm: &realm, service, scope, error }.to_string()
+}
+
+/// Where the client gets its tokens: as configured, or at the host it spoke to.
+fn token_url(state: &ApiState, headers: &HeaderMap, uri: &Uri) -> String {
+    if let Some(url) = &state.options().token_url {
+        return url.clone();
+    }
+    let host = uri.authority().map(|authority| authority.as_str());
+    let host = host.or_else(|| headers.get(HOST)?.to_str().ok()).filter(|host| is_host(host)).unwrap_or("localhost");
+    let serves_tls = state.options().server.listen.iter().any(|listen| listen.tls.is_some());
+    // A proxy that ends TLS says so; a client that says so itself is only led astray itself.
+    let forwarded = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
+    let scheme = if serves_tls || forwarded == Some("https") { "https" } else { "http" };
+    format!("{scheme}://{host}{TOKEN_PATH}")
+}
+
+fn is_host(text: &str) -> bool {
+    text.len() <= 260
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_host;
+
+    #[test]
+    fn hosts_that_could_lead_a_client_astray_are_not_repeated() {
+        assert!(is_host("registry.example.org:5000") && is_host("[::1]:5000"));
+        for bad in ["a/b", "user@host", "a\"b", "a b", "a,b", "a?b", "é"] {
+            assert!(!is_host(bad), "{bad}");
+        }
+    }
 }

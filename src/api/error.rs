@@ -4,13 +4,14 @@ use std::{borrow::Cow, time::Duration};
 
 use http::{
     HeaderName, HeaderValue, Response, StatusCode,
-    header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RANGE, RETRY_AFTER},
+    header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use keppel_federation::vocabulary::ParseError;
 use serde_json::{Value, json};
 
 use super::body::Body;
 use crate::{
+    auth::AuthError,
     metadata::MetadataError,
     registry::{BodyError, RegistryError},
     storage::StorageError,
@@ -50,6 +51,7 @@ pub(crate) enum Code {
     SizeInvalid,
     TagInvalid,
     TooManyRequests,
+    Unauthorized,
     Unavailable,
     Unknown,
     Unsupported,
@@ -72,6 +74,7 @@ impl Code {
             Self::SizeInvalid => "SIZE_INVALID",
             Self::TagInvalid => "TAG_INVALID",
             Self::TooManyRequests => "TOOMANYREQUESTS",
+            Self::Unauthorized => "UNAUTHORIZED",
             Self::Unavailable => "UNAVAILABLE",
             Self::Unknown => "UNKNOWN",
             Self::Unsupported => "UNSUPPORTED",
@@ -138,6 +141,34 @@ impl ApiError {
         let message = format!("this endpoint knows the methods {allow}");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, message)
             .header(ALLOW, HeaderValue::from_static(allow))
+    }
+
+    /// Who is there has to be shown, with a token as the challenge says.
+    pub(crate) fn unauthorized(challenge: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, "authentication required")
+            .header(WWW_AUTHENTICATE, challenge)
+    }
+
+    /// Who is there is known, and may not. Says nothing about whether the thing exists.
+    pub(crate) fn denied() -> Self {
+        Self::new(StatusCode::FORBIDDEN, Code::Denied, "requested access to the resource is denied")
+    }
+
+    /// The proof of identity is not good, or cannot be checked.
+    pub(crate) fn from_auth(error: &AuthError, challenge: &str) -> Self {
+        use StatusCode as S;
+        match error {
+            AuthError::InvalidCredentials | AuthError::Token(_) | AuthError::BadHeader(_) => {
+                Self::new(S::UNAUTHORIZED, Code::Unauthorized, error.to_string()).header(WWW_AUTHENTICATE, challenge)
+            }
+            AuthError::Overloaded => {
+                Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, error.to_string()).retry_after(RETRY_SOON)
+            }
+            AuthError::BadRequest(_) | AuthError::Scope(_) => {
+                Self::new(S::BAD_REQUEST, Code::Unsupported, error.to_string())
+            }
+            AuthError::Unavailable(cause) => Self::unavailable(cause.clone()),
+        }
     }
 
     pub(crate) fn name_invalid(error: &ParseError) -> Self {

@@ -6,6 +6,7 @@
 //! | `service` | from a request to its answer: names, counts and logs it |
 //! | `distribution` | the OCI Distribution API below `/v2/` |
 //! | `access` | the one place where requests are let through or refused |
+//! | `token` | where clients get their tokens, below `/keppel/v1` |
 //! | `error` | the one table from errors to status and code |
 //! | `health`, `metrics` | `/health/live`, `/health/ready`, `/metrics` |
 //!
@@ -26,11 +27,13 @@ mod request_id;
 mod service;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use axum::{Router, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Auth;
 use crate::registry::Registry;
 use serve::{ServeError, Server};
 use service::{ApiService, ApiState};
@@ -45,11 +48,12 @@ pub use options::ApiOptions;
 pub fn spawn(
     options: ApiOptions,
     registry: Registry,
+    auth: Auth,
     prometheus: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> Result<Server, ServeError> {
     let server = options.server.clone();
-    let state = ApiState::new(options, registry, prometheus.clone(), shutdown.clone());
+    let state = ApiState::new(options, registry, auth, prometheus.clone(), shutdown.clone());
     let router = router(state.clone());
     let background = metrics::upkeep(prometheus, shutdown.clone());
     Server::spawn(server, shutdown, background, move |peer| ApiService::new(state.clone(), router.clone(), peer))
@@ -60,5 +64,7 @@ fn router(state: ApiState) -> Router {
         .route("/health/live", get(health::get_live))
         .route("/health/ready", get(health::get_ready))
         .route("/metrics", get(metrics::get_metrics))
+        .route("/keppel/v1", get(token::get_info))
+        .route(access::TOKEN_PATH, get(token::get).post(token::post))
         .with_state(state)
 }

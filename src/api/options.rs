@@ -9,10 +9,17 @@ pub struct ApiOptions {
     pub upload_chunk_min_bytes: u64,
     /// Tags that one push may set with `?tag=`; more is answered with 414.
     pub tags_per_push_max: usize,
+    /// The URL of the token endpoint as clients reach it; without one, it is made of the host they spoke to.
+    pub token_url: Option<String>,
 }
 
 impl Default for ApiOptions {
     fn default() -> Self {
-        Self { server: ServerOptions::default(), upload_chunk_min_bytes: 1024 * 1024, tags_per_push_max: 100 }
+        Self {
+            server: ServerOptions::default(),
+            upload_chunk_min_bytes: 1024 * 1024,
+            tags_per_push_max: 100,
+            token_url: None,
+        }
     }
 }

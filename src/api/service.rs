@@ -26,7 +26,7 @@ use super::{
     request_id::{self, X_REQUEST_ID},
     serve::Peer,
 };
-use crate::registry::Registry;
+use crate::{auth::Auth, registry::Registry};
 
 const X_KEPPEL_YOUR_IP: HeaderName = HeaderName::from_static("x-keppel-your-ip");
 
@@ -39,6 +39,7 @@ pub(crate) struct ApiState {
 struct Inner {
     options: ApiOptions,
     registry: Registry,
+    auth: Auth,
     metrics: RequestMetrics,
     prometheus: PrometheusHandle,
     shutdown: CancellationToken,
@@ -56,13 +57,14 @@ impl ApiState {
     pub(crate) fn new(
         options: ApiOptions,
         registry: Registry,
+        auth: Auth,
         prometheus: PrometheusHandle,
         shutdown: CancellationToken,
     ) -> Self {
         let default_account = registry.options().default_account.as_ref().map(ToString::to_string);
         let metrics = RequestMetrics::new();
         let manifest_bodies = Semaphore::new(MANIFEST_BODIES_KIB);
-        let inner = Inner { options, registry, metrics, prometheus, shutdown, default_account, manifest_bodies };
+        let inner = Inner { options, registry, auth, metrics, prometheus, shutdown, default_account, manifest_bodies };
         Self { inner: Arc::new(inner) }
     }
 
@@ -72,6 +74,10 @@ impl ApiState {
 
     pub(crate) fn registry(&self) -> &Registry {
         &self.inner.registry
+    }
+
+    pub(crate) fn auth(&self) -> &Auth {
+        &self.inner.auth
     }
 
     pub(crate) fn metrics(&self) -> &RequestMetrics {
@@ -130,13 +136,14 @@ impl hyper::service::Service<Request<Incoming>> for ApiService {
             return Reply::Ready(Some(exchange.finish(response)));
         }
         if path.starts_with("/v2/") || path == "/v2" {
-            if let Some(response) = distribution::answer_from_memory(&self.state, &request) {
+            if let Some(response) = distribution::answer_from_memory(&self.state, &self.peer, &request) {
                 return Reply::Ready(Some(self.finish_now(response, request_id, started, &request)));
             }
             let route = distribution::route_of(path);
             let exchange = Exchange::begin(&self.state, &self.peer, request_id, started, route, &request);
             return Reply::Waiting(Box::pin(async move {
-                let response = distribution::answer(&exchange.state, &exchange.request_id, request).await;
+                let response =
+                    distribution::answer(&exchange.state, &exchange.peer, &exchange.request_id, request).await;
                 exchange.finish(response)
             }));
         }

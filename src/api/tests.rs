@@ -18,11 +18,16 @@ use super::{
     spawn,
 };
 use crate::{
+    auth::{
+        Auth, AuthDriver, AuthOptions, KeyOptions, KeyRing, MemoryRecords, OpenDriver, RecordKind, TokenOptions, Tokens,
+    },
     metadata::{Metadata, MetadataOptions},
     model::ManualClock,
     registry::{LocalClaims, Registry, RegistryOptions},
     storage::{FilesystemOptions, Storage},
 };
+
+mod guarded;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -59,6 +64,10 @@ impl Node {
     }
 
     fn start_with(server: ServerOptions) -> Self {
+        Self::start_guarded(server, Arc::new(OpenDriver::default()), Arc::new(MemoryRecords::default()))
+    }
+
+    fn start_guarded(server: ServerOptions, driver: Arc<dyn AuthDriver>, records: Arc<MemoryRecords>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let metadata = Metadata::open(&directory.path().join("metadata.db"), &MetadataOptions::default()).unwrap();
         let storage = Storage::filesystem(FilesystemOptions::new(directory.path().join("storage"))).unwrap();
@@ -69,11 +78,18 @@ impl Node {
         };
         let registry =
             Registry::new(options, metadata, storage, Arc::new(ManualClock::new(1_000_000)), Arc::new(LocalClaims));
+        let clock = Arc::new(ManualClock::new(1_000_000));
+        let keys = KeyRing::in_memory(KeyOptions::default(), 1_000_000).unwrap();
+        for (id, document) in keys.documents() {
+            records.put(RecordKind::IssuerKey, &id, document.to_bytes());
+        }
+        let tokens = Tokens::new(TokenOptions::default(), keys, records.clone(), clock.clone());
+        let auth = Auth::new(&AuthOptions::default(), driver, records, tokens, clock);
         let listen = vec![Listen::plain(([127, 0, 0, 1], 0).into())];
         let options = ApiOptions { server: ServerOptions { listen, ..server }, ..Default::default() };
         let shutdown = CancellationToken::new();
         let prometheus = PrometheusBuilder::new().build_recorder().handle();
-        let server = spawn(options, registry, prometheus, shutdown.clone()).unwrap();
+        let server = spawn(options, registry, auth, prometheus, shutdown.clone()).unwrap();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { server, shutdown, client, _directory: directory }
     }

@@ -4,6 +4,7 @@ use std::io;
 
 use super::DataFolderError;
 use crate::api::serve::ServeError;
+use crate::auth::{HtpasswdError, KeyError};
 use crate::metadata::MetadataError;
 use crate::registry::RegistryError;
 use crate::storage::StorageError;
@@ -23,6 +24,12 @@ pub enum StartError {
     /// The registry cannot take up its work.
     #[error("cannot prepare the registry")]
     Registry(#[from] RegistryError),
+    /// The password file cannot be used.
+    #[error("the password file cannot be used")]
+    Htpasswd(#[from] HtpasswdError),
+    /// Tokens cannot be signed.
+    #[error("there is no key to sign tokens with")]
+    Keys(#[from] KeyError),
     /// The address cannot be listened on, or the certificate not be used.
     #[error(transparent)]
     Serve(#[from] ServeError),

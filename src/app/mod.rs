@@ -7,6 +7,7 @@
 //! in finds everything there, and the janitor, whose first task finishes what a crash left. Order of ending: the door first,
 //! requests that run are finished within the grace period, then the janitor, pull times, metadata, and the lock.
 
+mod auth;
 mod data_folder;
 mod error;
 mod file_limit;
@@ -29,6 +30,8 @@ use crate::model::SystemClock;
 use crate::registry::{LocalClaims, Registry};
 use crate::storage::Storage;
 
+use self::auth::AuthKeeper;
+
 pub use data_folder::{DataFolder, DataFolderError};
 pub use error::{RunError, StartError};
 
@@ -37,6 +40,7 @@ pub struct RunningNode {
     server: api::serve::Server,
     serving: CancellationToken,
     janitor: Janitor,
+    auth: AuthKeeper,
     registry: Registry,
     // Last, so that it is let go when all else has gone.
     data: DataFolder,
@@ -52,10 +56,11 @@ pub async fn start(config: &Config) -> Result<RunningNode, StartError> {
     let registry =
         Registry::new(config.registry_options(), metadata, storage, Arc::new(SystemClock), Arc::new(LocalClaims));
     registry.ensure_accounts(config.registry.accounts.clone()).await?;
+    let (auth, keeper) = auth::start(config).await?;
     let serving = CancellationToken::new();
-    let server = api::spawn(config.api_options(), registry.clone(), metrics, serving.clone())?;
+    let server = api::spawn(config.api_options(), registry.clone(), auth, metrics, serving.clone())?;
     let janitor = Janitor::spawn(registry.clone(), &config.janitor_options());
-    Ok(RunningNode { server, serving, janitor, registry, data })
+    Ok(RunningNode { server, serving, janitor, auth: keeper, registry, data })
 }
 
 /// Opens what is on disk, off the async threads.
@@ -89,6 +94,7 @@ impl RunningNode {
     pub async fn shutdown(self) {
         self.serving.cancel();
         self.server.stopped().await;
+        self.auth.stop().await;
         self.janitor.stop().await;
         if let Err(error) = self.registry.flush_pull_times().await {
             let error = &error as &dyn std::error::Error;

@@ -114,7 +114,7 @@ struct Inner {
 /// The policies of an account at a revision; `None`: they cannot be used.
 struct Policies {
     revision: u64,
-    compiled: Option<CompiledPolicies>,
+    compiled: Option<Arc<CompiledPolicies>>,
 }
 
 #[derive(Clone)]
@@ -122,7 +122,7 @@ struct ByWeight;
 
 impl Weighter<AccountName, Arc<Policies>> for ByWeight {
     fn weight(&self, _: &AccountName, policies: &Arc<Policies>) -> u64 {
-        policies.compiled.as_ref().map_or(1, CompiledPolicies::weight)
+        policies.compiled.as_ref().map_or(1, |compiled| compiled.weight())
     }
 }
 
@@ -196,10 +196,28 @@ impl Auth {
         self.full_access(caller, repository, address).narrowed(limit)
     }
 
-    /// The policies of an account and its tenant; `None`: there is no such account, or its policies cannot be used.
-    pub fn account(&self, name: &AccountName) -> Option<(TenantId, Arc<impl AsRef<CompiledPolicies> + use<>>)> {
+    /// The tenant of an account and its policies; `None`: there is no such account, or its policies cannot be used.
+    pub fn account(&self, name: &AccountName) -> Option<(TenantId, Arc<CompiledPolicies>)> {
         let (tenant, policies) = self.policies(name)?;
-        policies.compiled.is_some().then_some((tenant, policies))
+        Some((tenant, policies.compiled.clone()?))
+    }
+
+    /// Whether a caller may pull from every repository of an account, whatever its name: by office, and where no policy
+    /// could forbid one. From memory.
+    pub fn may_pull_anything(&self, caller: &Caller, account: &AccountName) -> bool {
+        if self.is_open() {
+            return true;
+        }
+        let by_credentials = !caller.has_token() && caller.limit.contains(super::Action::Pull);
+        let authority = caller.authority();
+        by_credentials
+            && match self.policies(account) {
+                None => authority.operator,
+                Some((tenant, policies)) => {
+                    let unrestricted = policies.compiled.as_ref().is_some_and(|policies| !policies.has_rbac());
+                    unrestricted && (authority.operator || authority.role(&tenant).is_some())
+                }
+            }
     }
 
     /// Answers a request for a token. `resolve` turns a repository name as the client wrote it into a full one.
@@ -294,9 +312,9 @@ impl Auth {
             return Access { actions: ActionSet::ALL, see: true, first_pull: true };
         }
         let found = self.policies(&repository.account());
-        let account = found
-            .as_ref()
-            .and_then(|(tenant, policies)| policies.compiled.as_ref().map(|policies| AccountView { tenant, policies }));
+        let account = found.as_ref().and_then(|(tenant, policies)| {
+            policies.compiled.as_deref().map(|policies| AccountView { tenant, policies })
+        });
         decide(&caller.identity, caller.authority(), account, repository, address)
     }
 
@@ -309,7 +327,7 @@ impl Auth {
                 .inspect_err(|error| {
                     tracing::error!(account = %name, %error, "an account's policies cannot be used; it is closed to all but operators");
                 });
-            let policies = Arc::new(Policies { revision: record.settings_revision, compiled: compiled.ok() });
+            let policies = Arc::new(Policies { revision: record.settings_revision, compiled: compiled.ok().map(Arc::new) });
             self.inner.policies.insert(name.clone(), policies.clone());
             policies
         });
@@ -369,12 +387,6 @@ impl Auth {
     fn anonymous(&self) -> Result<Caller, AuthError> {
         let standing = self.inner.driver.standing(&Identity::Anonymous).ok_or(AuthError::InvalidCredentials)?;
         Ok(Caller { identity: Identity::Anonymous, standing, credential: None, limit: ActionSet::ALL, access: None })
-    }
-}
-
-impl AsRef<CompiledPolicies> for Policies {
-    fn as_ref(&self) -> &CompiledPolicies {
-        self.compiled.as_ref().expect("handed out only when they can be used")
     }
 }
 

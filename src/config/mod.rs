@@ -93,6 +93,7 @@ fn check_together(config: &Config, entries: &[Entry], problems: &mut Vec<Problem
         }
         _ => {}
     }
+    check_auth(config, &origin, problems);
     let permits = config.storage.concurrent_reads_max + config.storage.concurrent_writes_max + config.metadata.readers;
     if config.node.blocking_threads_max <= permits {
         let message = format!(
@@ -105,6 +106,35 @@ fn check_together(config: &Config, entries: &[Entry], problems: &mut Vec<Problem
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.filter) {
         let message = format!("{:?} is not a filter: {error}", config.log.filter);
         problems.push(Problem::of_key(origin("log.filter"), "log.filter", message));
+    }
+}
+
+/// Checks that the auth driver has what it needs.
+fn check_auth(config: &Config, origin: &impl Fn(&str) -> Origin, problems: &mut Vec<Problem>) {
+    let auth = &config.auth;
+    let mut refuse = |key: &str, message: String| problems.push(Problem::of_key(origin(key), key, message));
+    match (auth.driver, &auth.htpasswd_file) {
+        (AuthDriverName::Htpasswd, None) => {
+            refuse("auth.driver", "\"htpasswd\" needs its file: set auth.htpasswd_file too".to_owned());
+        }
+        (AuthDriverName::Htpasswd, Some(path)) => {
+            if let Err(error) = std::fs::File::open(path) {
+                refuse("auth.htpasswd_file", format!("{} cannot be read: {error}", path.display()));
+            }
+        }
+        (AuthDriverName::Open, _) => {}
+    }
+    if auth.service.is_empty()
+        || auth.service.len() > 255
+        || auth.service.bytes().any(|b| !b.is_ascii_graphic() || b == b'"')
+    {
+        refuse("auth.service", format!("{:?} must have 1 to 255 visible characters without quotes", auth.service));
+    }
+    if let Some(url) = &auth.token_url {
+        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+        if rest.is_none_or(str::is_empty) || url.bytes().any(|b| !b.is_ascii_graphic() || b == b'"') {
+            refuse("auth.token_url", format!("{url:?} is not an http or https URL"));
+        }
     }
 }
 

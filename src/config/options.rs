@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::settings::Config;
 use crate::api::ApiOptions;
 use crate::api::serve::{Listen, ListenAddress, ServerOptions, TlsOptions};
+use crate::auth::{AuthOptions, KeyOptions, PasswordOptions, TokenOptions};
 use crate::janitor::JanitorOptions;
 use crate::metadata::MetadataOptions;
 use crate::registry::RegistryOptions;
@@ -65,6 +66,40 @@ impl Config {
         }
     }
 
+    /// How tokens are made and checked.
+    pub fn token_options(&self) -> TokenOptions {
+        TokenOptions {
+            service: self.auth.service.clone(),
+            access_seconds: seconds(self.auth.token_lifetime),
+            refresh_seconds: seconds(self.auth.refresh_token_lifetime),
+            ..TokenOptions::default()
+        }
+    }
+
+    /// How signing keys come and go.
+    pub fn key_options(&self) -> KeyOptions {
+        let defaults = KeyOptions::default();
+        // A refresh token of a key's last moment, and clocks that differ by a day.
+        let longest = self.auth.refresh_token_lifetime.max(self.auth.token_lifetime);
+        let tail_seconds = seconds(longest) + 24 * 3600;
+        KeyOptions { rotation_seconds: seconds(self.auth.key_rotation), tail_seconds, ..defaults }
+    }
+
+    /// How passwords are checked.
+    pub fn password_options(&self) -> PasswordOptions {
+        let defaults = PasswordOptions::default();
+        PasswordOptions {
+            parallel_max: self.auth.password_checks_max.unwrap_or(defaults.parallel_max),
+            waiting_max: self.auth.password_checks_waiting_max,
+            ..defaults
+        }
+    }
+
+    /// What is remembered about callers.
+    pub fn auth_options(&self) -> AuthOptions {
+        AuthOptions { accepted_seconds: seconds(self.auth.password_cache), ..AuthOptions::default() }
+    }
+
     /// The rhythms of the janitor.
     pub fn janitor_options(&self) -> JanitorOptions {
         JanitorOptions {
@@ -101,8 +136,13 @@ impl Config {
             server,
             upload_chunk_min_bytes: http.upload_chunk_min.0,
             tags_per_push_max: http.tags_per_push_max,
+            token_url: self.auth.token_url.clone(),
         }
     }
+}
+
+fn seconds(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 4)
 }
 
 #[cfg(test)]
@@ -124,6 +164,10 @@ mod tests {
         let registry = RegistryOptions { create_accounts_on_push: true, ..RegistryOptions::default() };
         assert_eq!(text(&config.registry_options()), text(&registry));
         assert_eq!(text(&config.janitor_options()), text(&JanitorOptions::default()));
+        assert_eq!(text(&config.token_options()), text(&TokenOptions::default()));
+        assert_eq!(text(&config.key_options()), text(&KeyOptions::default()));
+        assert_eq!(text(&config.password_options()), text(&PasswordOptions::default()));
+        assert_eq!(text(&config.auth_options()), text(&AuthOptions::default()));
         let mut api = ApiOptions::default();
         api.server.listen = vec![Listen::plain(([127, 0, 0, 1], 5000).into())];
         assert_eq!(config.api_options(), api);

@@ -21,6 +21,16 @@ choice! {
 }
 
 choice! {
+    /// How callers show who they are.
+    AuthDriverName: "an auth driver: write \"open\" or \"htpasswd\"" {
+        /// Everybody may do everything.
+        Open = "open",
+        /// Users of a password file may do everything.
+        Htpasswd = "htpasswd",
+    }
+}
+
+choice! {
     /// How log lines are written.
     LogFormat: "a log format: write \"text\" or \"json\"" {
         /// For people.
@@ -77,6 +87,31 @@ sections! {
         upload_chunk_min: ByteSize = "1MiB", from "1B" to "1GiB";
         /// Tags that one push may set with ?tag=.
         tags_per_push_max: usize = 100, from 1 to 1000;
+    }
+
+    /// Who may do what.
+    auth: AuthSettings {
+        /// "open": everybody may do everything. "htpasswd": the users of a bcrypt password file may do everything,
+        /// nobody else anything.
+        driver: AuthDriverName = "open";
+        /// The password file of the htpasswd driver, made with `htpasswd -B`. It is read again when it changes.
+        htpasswd_file: Option<PathBuf> = "", example "/etc/keppel/htpasswd";
+        /// The name of the service that goes into tokens. The same in all regions: their tokens are good for it only.
+        service: String = "keppel";
+        /// The URL of the token endpoint, where clients reach it by another host than that of their requests.
+        token_url: Option<String> = "", example "https://registry.example.org/keppel/v1/auth";
+        /// How long a token is good. A user who is removed or changed loses theirs at once, however long they are good.
+        token_lifetime: Duration = "10m", from "1m" to "1d";
+        /// How long a refresh token is good, with which a client gets new tokens.
+        refresh_token_lifetime: Duration = "14d", from "1h" to "365d";
+        /// How long a key signs tokens before the next one takes over.
+        key_rotation: Duration = "30d", from "2d" to "3650d";
+        /// How long a good password is taken without being checked again.
+        password_cache: Duration = "1m", from "0s" to "1h";
+        /// Passwords that are checked at a time; each takes a CPU. Default: one for every two CPUs.
+        password_checks_max: Option<usize> = "", from 1 to 1024, example 2;
+        /// Passwords that may wait to be checked; one more is answered with 429.
+        password_checks_waiting_max: usize = 256, from 1 to 100000;
     }
 
     /// Where blobs are kept.

@@ -1,4 +1,5 @@
 use http::header::LINK;
+use keppel_federation::vocabulary::RepositoryName;
 use serde_json::json;
 
 use super::{
@@ -6,6 +7,7 @@ use super::{
     query::{PageQuery, encode},
     set,
 };
+use crate::{api::error::ApiError, registry::Page};
 
 /// `GET /v2/_catalog`: the full names of all repositories.
 pub(super) async fn get(call: &Call<'_>) -> Answer {
@@ -14,11 +16,32 @@ pub(super) async fn get(call: &Call<'_>) -> Answer {
     if page.limit == 0 {
         return Ok(document(JSON, &json!({ "repositories": [] })));
     }
-    let found = registry.list_repositories(page.after.as_deref(), page.limit).await?;
+    let found = visible(call, page.after.as_deref(), page.limit).await?;
     let mut response = document(JSON, &json!({ "repositories": found.items }));
     if let (true, Some(last)) = (found.more, found.items.last()) {
         let link = format!("</v2/_catalog?n={}&last={}>; rel=\"next\"", page.limit, encode(last));
         set(&mut response, LINK, link);
     }
     Ok(response)
+}
+
+/// A page of what the caller may see. Passes over the rest, so that nothing tells of it, not even the page's end.
+async fn visible(call: &Call<'_>, after: Option<&str>, limit: usize) -> Result<Page<String>, ApiError> {
+    let registry = call.state.registry();
+    if call.visitor.sees_everything() {
+        return Ok(registry.list_repositories(after, limit).await?);
+    }
+    let limit = limit.min(registry.options().page_size_max);
+    let (mut items, mut after) = (Vec::new(), after.map(str::to_owned));
+    loop {
+        let found = registry.list_repositories(after.as_deref(), registry.options().page_size_max).await?;
+        let seen = |name: &String| RepositoryName::parse(name).is_ok_and(|name| call.visitor.access(&name).see);
+        after = found.items.last().cloned();
+        items.extend(found.items.into_iter().filter(seen).take(limit + 1 - items.len()));
+        if !found.more || items.len() > limit {
+            let more = items.len() > limit;
+            items.truncate(limit);
+            return Ok(Page { items, more });
+        }
+    }
 }

@@ -25,10 +25,11 @@ use keppel_federation::vocabulary::{Digest, Reference, RepositoryName};
 
 use self::{path::Endpoint, query::Query};
 use super::{
-    access::{Action, Scope, authorize},
+    access::{Action, Scope, Visitor},
     body::{Body, RequestBody},
     error::ApiError,
     metrics::Route,
+    serve::Peer,
     service::ApiState,
 };
 
@@ -44,6 +45,7 @@ type Answer = Result<Response<Body>, ApiError>;
 /// What a handler gets besides the parts of the path.
 struct Call<'a> {
     state: &'a ApiState,
+    visitor: &'a Visitor<'a>,
     request_id: &'a HeaderValue,
     method: &'a Method,
     headers: &'a http::HeaderMap,
@@ -87,14 +89,15 @@ pub(super) fn route_of(path: &str) -> Route {
 }
 
 /// The answer to a pull of a manifest that is in memory; `None` when the long way has to be taken. Waits for nothing.
-pub(super) fn answer_from_memory(state: &ApiState, request: &Request<Incoming>) -> Option<Response<Body>> {
+pub(super) fn answer_from_memory(state: &ApiState, peer: &Peer, request: &Request<Incoming>) -> Option<Response<Body>> {
     let is_head = match *request.method() {
         Method::GET => false,
         Method::HEAD => true,
         _ => return None,
     };
     let Endpoint::Manifest { name, reference } = Endpoint::parse(request.uri().path())? else { return None };
-    authorize(request.headers(), Scope::Repository { name, action: Action::Pull }).ok()?;
+    let visitor = Visitor::recall(state, request.headers(), request.uri(), peer)?;
+    visitor.authorize(Scope::Repository { name, action: Action::Pull }).ok()?;
     let manifest = manifests::get_from_memory(state, name, reference)?;
     let mut response = manifests::respond(state, &manifest, request.headers(), is_head).ok()?;
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
@@ -102,9 +105,14 @@ pub(super) fn answer_from_memory(state: &ApiState, request: &Request<Incoming>) 
 }
 
 /// The answer to any request below `/v2/`.
-pub(super) async fn answer(state: &ApiState, request_id: &HeaderValue, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(
+    state: &ApiState,
+    peer: &Peer,
+    request_id: &HeaderValue,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let is_head = request.method() == Method::HEAD;
-    let mut response = match dispatch(state, request_id, request).await {
+    let mut response = match dispatch(state, peer, request_id, request).await {
         Ok(response) => response,
         Err(error) => error.into_response(request_id),
     };
@@ -115,72 +123,32 @@ pub(super) async fn answer(state: &ApiState, request_id: &HeaderValue, request: 
     response
 }
 
-async fn dispatch(state: &ApiState, request_id: &HeaderValue, request: Request<Incoming>) -> Answer {
+async fn dispatch(state: &ApiState, peer: &Peer, request_id: &HeaderValue, request: Request<Incoming>) -> Answer {
     let (parts, incoming) = request.into_parts();
     let path = path::decode(parts.uri.path()).map_err(|error| ApiError::name_invalid(&error))?;
     let endpoint = Endpoint::parse(&path).ok_or_else(ApiError::no_such_endpoint)?;
     let query = Query::new(parts.uri.query());
-    let call = Call { state, request_id, method: &parts.method, headers: &parts.headers, query };
+    let scope = endpoint.scope(&parts.method).ok_or_else(|| ApiError::method_not_allowed(endpoint.allow()))?;
+    let visitor = Visitor::identify(state, &parts.headers, &parts.uri, peer, scope).await?;
+    visitor.authorize(scope)?;
+    let call = Call { state, visitor: &visitor, request_id, method: &parts.method, headers: &parts.headers, query };
     let idle_timeout = state.options().server.body_idle_timeout;
     let body = RequestBody::new(incoming, idle_timeout, state.metrics().received.clone());
-    let allow = |scope| authorize(&parts.headers, scope);
-    let allow_in = |name, action| authorize(&parts.headers, Scope::Repository { name, action });
-    use Action::{Delete, Pull, Push};
     match (endpoint, &parts.method) {
-        (Endpoint::Base, &Method::GET | &Method::HEAD) => allow(Scope::Base).map(|()| base::get()),
-        (Endpoint::Catalog, &Method::GET | &Method::HEAD) => {
-            allow(Scope::Catalog)?;
-            catalog::get(&call).await
-        }
-        (Endpoint::Manifest { name, reference }, &Method::GET | &Method::HEAD) => {
-            allow_in(name, Pull)?;
-            manifests::get(&call, name, reference).await
-        }
-        (Endpoint::Manifest { name, reference }, &Method::PUT) => {
-            allow_in(name, Push)?;
-            manifests::put(&call, name, reference, body).await
-        }
-        (Endpoint::Manifest { name, reference }, &Method::DELETE) => {
-            allow_in(name, Delete)?;
-            manifests::delete(&call, name, reference).await
-        }
-        (Endpoint::Blob { name, digest }, &Method::GET | &Method::HEAD) => {
-            allow_in(name, Pull)?;
-            blobs::get(&call, name, digest).await
-        }
-        (Endpoint::Blob { name, digest }, &Method::DELETE) => {
-            allow_in(name, Delete)?;
-            blobs::delete(&call, name, digest).await
-        }
-        (Endpoint::Uploads { name }, &Method::POST) => {
-            allow_in(name, Push)?;
-            uploads::post(&call, name, body).await
-        }
-        (Endpoint::Upload { name, id }, &Method::GET) => {
-            allow_in(name, Push)?;
-            uploads::get(&call, name, id).await
-        }
-        (Endpoint::Upload { name, id }, &Method::PATCH) => {
-            allow_in(name, Push)?;
-            uploads::patch(&call, name, id, body).await
-        }
-        (Endpoint::Upload { name, id }, &Method::PUT) => {
-            allow_in(name, Push)?;
-            uploads::put(&call, name, id, body).await
-        }
-        (Endpoint::Upload { name, id }, &Method::DELETE) => {
-            allow_in(name, Push)?;
-            uploads::delete(&call, name, id).await
-        }
-        (Endpoint::Tags { name }, &Method::GET | &Method::HEAD) => {
-            allow_in(name, Pull)?;
-            tags::get(&call, name).await
-        }
-        (Endpoint::Referrers { name, digest }, &Method::GET | &Method::HEAD) => {
-            allow_in(name, Pull)?;
-            referrers::get(&call, name, digest).await
-        }
-        (endpoint, _) => Err(ApiError::method_not_allowed(endpoint.allow())),
+        (Endpoint::Base, _) => Ok(base::get()),
+        (Endpoint::Catalog, _) => catalog::get(&call).await,
+        (Endpoint::Manifest { name, reference }, &Method::PUT) => manifests::put(&call, name, reference, body).await,
+        (Endpoint::Manifest { name, reference }, &Method::DELETE) => manifests::delete(&call, name, reference).await,
+        (Endpoint::Manifest { name, reference }, _) => manifests::get(&call, name, reference).await,
+        (Endpoint::Blob { name, digest }, &Method::DELETE) => blobs::delete(&call, name, digest).await,
+        (Endpoint::Blob { name, digest }, _) => blobs::get(&call, name, digest).await,
+        (Endpoint::Uploads { name }, _) => uploads::post(&call, name, body).await,
+        (Endpoint::Upload { name, id }, &Method::PATCH) => uploads::patch(&call, name, id, body).await,
+        (Endpoint::Upload { name, id }, &Method::PUT) => uploads::put(&call, name, id, body).await,
+        (Endpoint::Upload { name, id }, &Method::DELETE) => uploads::delete(&call, name, id).await,
+        (Endpoint::Upload { name, id }, _) => uploads::get(&call, name, id).await,
+        (Endpoint::Tags { name }, _) => tags::get(&call, name).await,
+        (Endpoint::Referrers { name, digest }, _) => referrers::get(&call, name, digest).await,
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::borrow::Cow;
 
+use http::Method;
 use keppel_federation::vocabulary::ParseError;
 use percent_encoding::percent_decode_str;
+
+use crate::api::access::{Action, Scope};
 
 /// What a path names. The parts are as written: names and references are parsed by whoever uses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,36 @@ impl<'a> Endpoint<'a> {
         }
     }
 
+    /// What a request is about to do there; `None`: the endpoint does not know the method. Every request is let through
+    /// or refused by this, so that no endpoint can forget to ask.
+    pub(crate) fn scope(self, method: &Method) -> Option<Scope<'a>> {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        let within = |name, action| Some(Scope::Repository { name, action });
+        match self {
+            Self::Base if reads => Some(Scope::Base),
+            Self::Catalog if reads => Some(Scope::Catalog),
+            Self::Manifest { name, .. }
+            | Self::Blob { name, .. }
+            | Self::Tags { name }
+            | Self::Referrers { name, .. }
+                if reads =>
+            {
+                within(name, Action::Pull)
+            }
+            Self::Manifest { name, .. } if *method == Method::PUT => within(name, Action::Push),
+            Self::Manifest { name, .. } | Self::Blob { name, .. } if *method == Method::DELETE => {
+                within(name, Action::Delete)
+            }
+            Self::Uploads { name } if *method == Method::POST => within(name, Action::Push),
+            Self::Upload { name, .. }
+                if matches!(*method, Method::GET | Method::PATCH | Method::PUT | Method::DELETE) =>
+            {
+                within(name, Action::Push)
+            }
+            _ => None,
+        }
+    }
+
     /// The methods it knows, as the `Allow` header lists them.
     pub(crate) fn allow(self) -> &'static str {
         match self {
@@ -87,6 +120,44 @@ pub(crate) fn decode(path: &str) -> Result<Cow<'_, str>, ParseError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn every_method_of_every_endpoint_has_a_scope_and_no_other() {
+        let endpoints = [
+            Endpoint::Base,
+            Endpoint::Catalog,
+            Endpoint::Manifest { name: "a/b", reference: "r" },
+            Endpoint::Blob { name: "a/b", digest: "d" },
+            Endpoint::Uploads { name: "a/b" },
+            Endpoint::Upload { name: "a/b", id: "i" },
+            Endpoint::Tags { name: "a/b" },
+            Endpoint::Referrers { name: "a/b", digest: "d" },
+        ];
+        let mut asked = 0;
+        for endpoint in endpoints {
+            for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"] {
+                let scope = endpoint.scope(&method.parse().unwrap());
+                let known = endpoint.allow().split(", ").any(|allowed| allowed == method);
+                assert_eq!(scope.is_some(), known, "{method} {endpoint:?}");
+                let action = match scope {
+                    Some(Scope::Repository { name: "a/b", action }) => action,
+                    Some(Scope::Base | Scope::Catalog) => Action::Pull,
+                    Some(scope) => panic!("{scope:?}"),
+                    None => continue,
+                };
+                let upload = matches!(endpoint, Endpoint::Uploads { .. } | Endpoint::Upload { .. });
+                let expected = match method {
+                    _ if upload => Action::Push,
+                    "GET" | "HEAD" => Action::Pull,
+                    "DELETE" => Action::Delete,
+                    _ => Action::Push,
+                };
+                assert_eq!(action, expected, "{method} {endpoint:?}");
+                asked += 1;
+            }
+        }
+        assert_eq!(asked, 20);
+    }
 
     #[test]
     fn every_endpoint_is_recognised() {

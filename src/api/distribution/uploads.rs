@@ -7,6 +7,7 @@ use keppel_federation::vocabulary::{Algorithm, Digest, RepositoryName, UploadId}
 use super::{Answer, CONTENT_DIGEST, Call, UPLOAD_UUID, empty, parse_digest, range::parse_content_range, set};
 use crate::{
     api::{
+        access::Action,
         body::{Body, RequestBody},
         error::{ApiError, Code},
     },
@@ -45,10 +46,11 @@ pub(super) async fn post(call: &Call<'_>, name: &str, body: RequestBody) -> Answ
 async fn mount(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Result<bool, ApiError> {
     let from = match call.query.get("from").filter(|from| !from.is_empty()) {
         Some(from) => match call.state.registry().parse_repository(&from) {
-            Ok(from) => Some(from),
-            Err(_) => return Ok(false),
+            Ok(from) if call.visitor.may(&from, Action::Pull) => Some(from),
+            Ok(_) | Err(_) => return Ok(false),
         },
-        None => None,
+        None if call.visitor.may_pull_anything(&repository.account()) => None,
+        None => return Ok(false),
     };
     Ok(call.state.registry().mount_blob(repository, digest, from.as_ref()).await?)
 }
