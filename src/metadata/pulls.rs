@@ -2,6 +2,8 @@
 
 use rusqlite::params;
 
+#[cfg(test)]
+use super::Reader;
 use super::{ManifestId, MetadataError, RepositoryId, WriteTransaction};
 
 /// That a manifest was pulled, perhaps by a tag.
@@ -29,5 +31,14 @@ impl WriteTransaction<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Reader<'_> {
+    /// The latest pull of any manifest, and by any tag.
+    pub(crate) fn latest_pulls(&self) -> Result<Option<(i64, i64)>, MetadataError> {
+        let sql = "SELECT (SELECT max(last_pulled_at) FROM manifests), (SELECT max(last_pulled_at) FROM tags)";
+        self.get_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 }

@@ -305,12 +305,8 @@ async fn pull_times_are_written_in_batches_and_once_a_second_at_most() {
     bench.clock.advance(5);
     bench.registry.note_pull(&manifest);
     bench.registry.flush_pull_times().await.unwrap();
-    let path = bench.directory.path().join("metadata.db");
-    let connection = rusqlite::Connection::open(path).unwrap();
-    for table in ["manifests", "tags"] {
-        let sql = format!("SELECT last_pulled_at FROM {table}");
-        assert_eq!(connection.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap(), 1_000_005);
-    }
+    let latest = bench.registry.metadata().read(|reader| reader.latest_pulls()).await.unwrap();
+    assert_eq!(latest, Some((1_000_005, 1_000_005)));
 }
 
 #[tokio::test]
