@@ -200,6 +200,13 @@ pub(super) struct Incoming {
     state: super::state::State,
 }
 
+impl Incoming {
+    /// Notes that the snapshot of a transfer was installed.
+    pub(super) fn complete(&mut self, transfer: u64) {
+        self.completed = Some(transfer);
+    }
+}
+
 /// What a piece led to.
 pub(super) enum Received {
     More,
@@ -230,8 +237,8 @@ impl Incoming {
         }
         self.next += 1;
         let Some(whole) = piece.whole else { return Ok(Received::More) };
-        let state = std::mem::take(self).state;
-        self.completed = Some(piece.transfer);
+        let state = std::mem::take(&mut self.state);
+        self.transfer = None;
         if *state.hash().as_bytes() != whole {
             return Err(AnyError::error("the state does not have the hash that was announced"));
         }

@@ -132,8 +132,10 @@ impl Node {
             Received::More => Ok(PieceReply::Taken(piece.vote)),
             Received::Whole(snapshot) => {
                 let snapshot = Snapshot { meta: piece.meta, snapshot };
-                let answer = self.raft.install_full_snapshot(piece.vote, snapshot).await;
-                Ok(PieceReply::Taken(answer.map_err(|cause| cause.to_string())?.vote))
+                let installed = self.raft.install_full_snapshot(piece.vote, snapshot).await;
+                let vote = installed.map_err(|cause| cause.to_string())?.vote;
+                incoming.complete(piece.transfer);
+                Ok(PieceReply::Taken(vote))
             }
         }
     }

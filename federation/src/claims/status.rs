@@ -67,6 +67,8 @@ pub struct ClaimsStatus {
     pub term: u64,
     /// Who votes.
     pub voters: BTreeSet<NodeId>,
+    /// Whether the voters are being changed: until that is over, the old ones are needed as well as the new ones.
+    pub voters_changing: bool,
     /// Who follows without a vote.
     pub learners: BTreeSet<NodeId>,
     /// The last log index this node holds.
@@ -104,6 +106,7 @@ pub(super) fn status(node: &Node) -> ClaimsStatus {
         leader: metrics.current_leader.map(NodeId::from),
         term: metrics.current_term,
         voters: voters(&metrics).into_iter().collect(),
+        voters_changing: membership.get_joint_config().len() > 1,
         learners: membership.learner_ids().map(NodeId::from).collect(),
         last_log: metrics.last_log_index.unwrap_or(0),
         applied: node.view.applied(),
