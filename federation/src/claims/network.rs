@@ -49,6 +49,10 @@ pub(super) struct Network {
     pub(super) heartbeat_interval: Duration,
     pub(super) piece_size_bytes: usize,
     pub(super) piece_timeout: Duration,
+    /// Waits here after an error, so that the library does not: its way to wait has a random tie-break, which would
+    /// make simulations impossible to replay.
+    #[cfg(test)]
+    pub(super) waits_itself: bool,
     /// Counts silence as consent: a defect for the tests.
     #[cfg(test)]
     pub(super) presumptuous: bool,
@@ -73,7 +77,15 @@ type RpcError<E = RaftError<RaftId>> = RPCError<RaftId, EmptyNode, E>;
 impl Way {
     async fn ask(&self, request: &ConsensusRequest, deadline: Duration) -> Result<ConsensusReply, TransportError> {
         let message = wire::encode(request);
-        let answer = self.network.transport.request(self.target, Channel::Consensus, message, deadline).await?;
+        let answer = self.network.transport.request(self.target, Channel::Consensus, message, deadline).await;
+        #[cfg(test)]
+        if let (Err(cause), true) = (&answer, self.network.waits_itself) {
+            if !matches!(cause, TransportError::Timeout { .. }) {
+                tokio::time::sleep(self.network.heartbeat_interval).await;
+            }
+            return Err(TransportError::Timeout { node: self.target, after: deadline });
+        }
+        let answer = answer?;
         self.network.contacts.heard(self.target);
         wire::decode(&answer).map_err(|cause| TransportError::Refused { node: self.target, reason: cause.to_string() })
     }

@@ -66,6 +66,8 @@ impl Node {
             piece_size_bytes: options.snapshot_piece_size_bytes,
             piece_timeout: options.snapshot_piece_timeout,
             #[cfg(test)]
+            waits_itself: options.simulated.is_some(),
+            #[cfg(test)]
             presumptuous: options.defect == Some(super::simulation::Defect::CountMinority),
         };
         let config = Arc::new(config(&options)?);
@@ -92,6 +94,10 @@ impl Node {
     /// Fails once the library has stopped, with the reason.
     pub(super) fn check_alive(&self) -> Result<(), ClaimsError> {
         match &self.metrics.borrow().running_state {
+            // The library's task is gone without a word: it has panicked.
+            Ok(()) if self.metrics.has_changed().is_err() => {
+                Err(ClaimsError::Storage("consensus has stopped on this node; see the log".into()))
+            }
             Ok(()) => Ok(()),
             Err(openraft::error::Fatal::Stopped) => Err(ClaimsError::Stopping),
             Err(cause) => Err(ClaimsError::Storage(cause.to_string())),

@@ -72,11 +72,13 @@ pub(super) async fn run(node: Arc<Node>, stop: CancellationToken) {
     loop {
         let wait = async {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(node.options.voters_review_interval) => {}
                 () = until_members_change(&mut changes) => {}
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = wait => {}
         }
@@ -86,6 +88,7 @@ pub(super) async fn run(node: Arc<Node>, stop: CancellationToken) {
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = change => {}
         }
@@ -189,6 +192,7 @@ pub(super) async fn keep_majority_contact(node: Arc<Node>, stop: CancellationTok
             tokio::time::sleep(interval).await;
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = contact => {}
         }

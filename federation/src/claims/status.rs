@@ -89,6 +89,7 @@ pub(super) fn status(node: &Node) -> ClaimsStatus {
     let metrics = node.metrics.borrow().clone();
     let membership = metrics.membership_config.membership();
     let part = match (&metrics.running_state, metrics.state) {
+        _ if node.check_alive().is_err() => Part::Stopped,
         (Err(_), _) | (_, ServerState::Shutdown) => Part::Stopped,
         (Ok(()), ServerState::Leader) => Part::Leader,
         (Ok(()), ServerState::Candidate) => Part::Candidate,
@@ -134,6 +135,7 @@ pub(super) async fn report(node: Arc<Node>, stop: CancellationToken) {
             changes.changed().await
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             changed = wait => if changed.is_err() { return },
         }

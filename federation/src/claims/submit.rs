@@ -178,13 +178,16 @@ impl Node {
         QuorumLoss { voters, missing }
     }
 
+    /// Looks again and again rather than being told: several commands that wait would be told in random order, and a
+    /// simulation could not be repeated.
     async fn wait_for_leader_change(&self, known: Option<NodeId>, at_most: Duration) {
-        let mut metrics = self.metrics.clone();
-        let changed = metrics.wait_for(|metrics| {
-            let leader = metrics.current_leader.map(NodeId::from);
-            leader.is_some() && leader != known
-        });
-        let _ = tokio::time::timeout(at_most, changed).await;
+        let end = Instant::now() + at_most;
+        while Instant::now() < end {
+            tokio::time::sleep(PAUSE_MIN.min(end - Instant::now())).await;
+            if self.leader().is_some_and(|leader| known != Some(leader)) {
+                return;
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use super::model::{Account, Document, DocumentKind, Member, VoterPolicy};
 use super::raft::{LogId, StoredMembership};
@@ -22,6 +22,9 @@ pub(super) struct Current {
 pub(super) struct Shared {
     current: RwLock<Current>,
     applied: watch::Sender<u64>,
+    /// Tells those who wait for an index; unlike the watch it wakes them in the order they came, which lets a
+    /// simulation be repeated.
+    moved: Notify,
     changes: broadcast::Sender<Told>,
 }
 
@@ -37,6 +40,7 @@ impl Shared {
         Self {
             current: RwLock::new(current),
             applied: watch::Sender::new(applied),
+            moved: Notify::new(),
             changes: broadcast::Sender::new(changes_buffered_max.max(1)),
         }
     }
@@ -56,12 +60,14 @@ impl Shared {
             let _ = self.changes.send(Told::Change(index, change));
         }
         self.applied.send_replace(index);
+        self.moved.notify_waiters();
     }
 
     /// Tells the watchers that anything may have changed.
     pub(super) fn tell_everything(&self, index: u64) {
         let _ = self.changes.send(Told::Everything);
         self.applied.send_replace(index);
+        self.moved.notify_waiters();
     }
 }
 
@@ -143,9 +149,14 @@ impl View {
 
     /// Waits until a log index has been applied. Cancel-safe; the caller sets the deadline.
     pub async fn wait_applied(&self, index: u64) {
-        let mut applied = self.shared.applied.subscribe();
-        // The sender lives as long as `self.shared`.
-        let _ = applied.wait_for(|applied| *applied >= index).await;
+        loop {
+            let mut moved = std::pin::pin!(self.shared.moved.notified());
+            moved.as_mut().enable();
+            if self.applied() >= index {
+                return;
+            }
+            moved.await;
+        }
     }
 
     /// The changes from now on.

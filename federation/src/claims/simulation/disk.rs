@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ffi};
 
+use super::super::store::StoreError;
 use super::chance;
 
 /// The name SQLite knows this file system by.
@@ -107,10 +108,10 @@ impl SimulatedDisk {
     }
 
     /// Opens the federation's database on this disk.
-    pub(in super::super) fn open(&self) -> Connection {
+    pub(in super::super) fn open(&self) -> Result<Connection, StoreError> {
         let path = format!("/{}/federation.db", self.mount);
-        let vfs = VFS_NAME.to_str().unwrap();
-        super::super::store::open_connection(path.as_ref(), Some(vfs)).unwrap()
+        let vfs = VFS_NAME.to_str().expect("it is ASCII");
+        super::super::store::open_connection(path.as_ref(), Some(vfs))
     }
 
     /// Cuts the power: gives the disk as it is found afterwards. Whoever still holds the old one can neither read nor
@@ -359,7 +360,7 @@ mod tests {
         for seed in 0..20 {
             chance_for(seed);
             let disk = SimulatedDisk::new(Duration::ZERO);
-            let connection = disk.open();
+            let connection = disk.open().unwrap();
             let insert = "INSERT INTO log (idx, entry) VALUES (?1, zeroblob(3000))";
             connection.execute(insert, [1]).unwrap();
             connection.pragma_update(None, "synchronous", "NORMAL").unwrap();
@@ -368,7 +369,7 @@ mod tests {
             let after = disk.crash();
             assert!(connection.execute(insert, [4]).is_err(), "the crashed disk takes nothing");
             drop(connection);
-            let count: i64 = after.open().query_row("SELECT max(idx) FROM log", [], |row| row.get(0)).unwrap();
+            let count: i64 = after.open().unwrap().query_row("SELECT max(idx) FROM log", [], |row| row.get(0)).unwrap();
             assert!(count >= 1, "what was synced is there");
             lost += 3 - count;
             after.discard();
