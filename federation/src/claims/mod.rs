@@ -197,10 +197,10 @@ impl Claims {
     /// The reason for a refusal, for the other node to read.
     pub async fn handle_command(&self, from: NodeId, request: Bytes) -> Result<Bytes, String> {
         let request: wire::CommandRequest = wire::decode(&request).map_err(|cause| cause.to_string())?;
-        if let wire::CommandRequest::Decide(request) = &request {
-            if matches!(request.command, Command::KeepOnly { .. }) {
-                return Err(Refusal::RecoveryOnly.to_string());
-            }
+        if let wire::CommandRequest::Decide(asked) = &request
+            && matches!(asked.command, Command::KeepOnly { .. })
+        {
+            return Err(Refusal::RecoveryOnly.to_string());
         }
         let reply = match self.node.view.member(from) {
             Some(_) => self.node.answer(request, self.node.options.command_timeout).await,

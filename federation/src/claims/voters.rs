@@ -31,7 +31,7 @@ pub(super) fn choose_voters(candidates: &[Candidate], policy: &VoterPolicy) -> B
     }
     let mut chosen = pick(candidates, wanted_count(candidates));
     // An even number survives no more losses than the odd number below it, and needs one more to agree.
-    if chosen.len() % 2 == 0 {
+    if chosen.len().is_multiple_of(2) {
         chosen.pop();
     }
     chosen.into_iter().map(|c| c.node).collect()

@@ -107,3 +107,183 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> 
         [other, ..] => Err(WireError::Version(*other)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use openraft::{CommittedLeaderId, EmptyNode, EntryPayload};
+    use proptest::prelude::*;
+
+    use super::super::command::{Batch, Command};
+    use super::super::model::{DocumentKind, NewMember, Opaque, Role, SecretHash, VoterPolicy};
+    use super::super::outcome::{Outcome, Refusal};
+    use super::super::raft::{Entry, LogId, Membership, RaftId, StoredMembership};
+    use super::super::state::{Effects, RowKind, State};
+    use super::super::store::decode_entry;
+    use super::*;
+    use crate::vocabulary::{AccountName, Region, RequestId, TenantId};
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_public_key([number; 32])
+    }
+
+    fn commands() -> Vec<Command> {
+        let (name, region) = (AccountName::parse("acme").unwrap(), Region::parse("eu").unwrap());
+        let (addresses, api_url) = (vec![([127, 0, 0, 1], 80).into()], "https://eu.example.org".to_owned());
+        let (secret, tenant) = (SecretHash::of(b"secret"), TenantId::parse("t").unwrap());
+        vec![
+            Command::Admit(NewMember {
+                node: node(1),
+                region: region.clone(),
+                role: Role::Full,
+                addresses: addresses.clone(),
+                api_url: api_url.clone(),
+            }),
+            Command::UpdateMember { node: node(1), addresses: addresses.clone(), api_url: api_url.clone() },
+            Command::SetVoters(VoterPolicy::Fixed([node(1)].into())),
+            Command::IssueInvitation { secret, region, role: Role::Witness, lifetime_ms: 5 },
+            Command::RedeemInvitation { secret, node: node(2), addresses, api_url },
+            Command::Claim { name: name.clone(), tenant, settings: Opaque::from(&b"{}"[..]), owner: node(1) },
+            Command::PutSettings { name: name.clone(), settings: Opaque::default(), expected_revision: Some(6) },
+            Command::IssueSublease { name: name.clone(), token: secret, lifetime_ms: 9 },
+            Command::RedeemSublease { name: name.clone(), token: secret, node: node(2) },
+            Command::MovePrimary { name: name.clone(), to: node(1), expected_epoch: 6 },
+            Command::PutDocument {
+                kind: DocumentKind::User,
+                id: "alice".into(),
+                body: Opaque::from(&b"x"[..]),
+                expected_revision: None,
+            },
+            Command::Forfeit { name, epoch: 7 },
+            Command::Remove { node: node(2) },
+        ]
+    }
+
+    fn batch() -> Batch {
+        let requests = commands().into_iter().map(|command| Request { id: RequestId::random(), command });
+        Batch { time_ms: 7, requests: requests.collect() }
+    }
+
+    /// One of each message, encoded.
+    fn messages() -> Vec<Vec<u8>> {
+        let log_id = LogId::new(CommittedLeaderId::new(3, RaftId::from(1)), 5);
+        let nodes = BTreeMap::from([(RaftId::from(1), EmptyNode::new())]);
+        let membership = Membership::new(vec![[RaftId::from(1)].into()], nodes);
+        let vote = Vote::new(3, RaftId::from(1));
+        let mut state = State::default();
+        state.apply(5, batch(), &mut Effects::default());
+        let entries =
+            [EntryPayload::Blank, EntryPayload::Membership(membership.clone()), EntryPayload::Normal(batch())]
+                .map(|payload| Entry { log_id, payload })
+                .to_vec();
+        let (prev_log_id, leader_commit) = (Some(log_id), None);
+        let mut all = vec![
+            encode(&ConsensusRequest::Append(AppendRequest { vote, prev_log_id, entries, leader_commit })),
+            encode(&ConsensusRequest::Vote(VoteRequest::new(vote, Some(log_id)))),
+            encode(&ConsensusRequest::Piece(Piece {
+                vote,
+                meta: SnapshotMeta {
+                    last_log_id: Some(log_id),
+                    last_membership: StoredMembership::new(Some(log_id), membership),
+                    snapshot_id: "s".into(),
+                },
+                transfer: 1,
+                number: 0,
+                rows: state.rows().collect(),
+                whole: Some([1; 32]),
+            })),
+            encode(&ConsensusReply::Append(AppendResponse::Conflict)),
+            encode(&ConsensusReply::Vote(VoteResponse::new(vote, Some(log_id), true))),
+            encode(&ConsensusReply::Piece(PieceReply::Taken(vote))),
+            encode(&CommandRequest::ReadIndex),
+            encode(&CommandReply::NoQuorum(QuorumLoss { voters: vec![node(1)], missing: vec![] })),
+            encode(&CommandReply::NotLeader(Some(node(1)))),
+            encode(&CommandReply::Decided(Decision { outcome: Outcome::Refused(Refusal::EmptyId), applied: 8 })),
+        ];
+        all.extend(batch().requests.into_iter().map(|request| encode(&CommandRequest::Decide(request))));
+        all.into_iter().map(Vec::from).collect()
+    }
+
+    /// Every decoder that sees bytes from other nodes or the disk.
+    fn decode_as_everything(bytes: &[u8]) {
+        let _ = decode::<ConsensusReply>(bytes);
+        let _ = decode::<CommandRequest>(bytes);
+        let _ = decode::<CommandReply>(bytes);
+        let _ = decode_entry(bytes);
+        if let Ok(ConsensusRequest::Piece(piece)) = decode::<ConsensusRequest>(bytes) {
+            let mut state = State::default();
+            for row in &piece.rows {
+                let _ = state.load(row);
+            }
+        }
+        for kind in 0..=7 {
+            let Some(kind) = RowKind::from_number(kind) else { continue };
+            let _ = State::default().load(&Row { kind, key: "k".into(), body: Some(bytes.to_vec()) });
+        }
+    }
+
+    #[test]
+    fn commands_keep_their_wire_form() {
+        for command in commands() {
+            let request = CommandRequest::Decide(Request { id: RequestId::random(), command });
+            assert_eq!(decode::<CommandRequest>(&encode(&request)).unwrap(), request);
+        }
+        // The numbers of the variants are the format: this is the first version's removal of a member.
+        let id = RequestId::parse(&"0".repeat(32)).unwrap();
+        let request = CommandRequest::Decide(Request { id, command: Command::Remove { node: node(7) } });
+        let mut wire = vec![1, 0, 32];
+        wire.extend([b'0'; 32]);
+        wire.extend([1, 64]);
+        wire.extend(b"07".repeat(32));
+        assert_eq!(&encode(&request)[..], &wire[..]);
+    }
+
+    #[test]
+    fn what_is_too_large_or_of_another_version_is_refused_with_the_reason() {
+        let large = vec![VERSION; MESSAGE_SIZE_MAX + 1];
+        assert!(matches!(decode::<CommandRequest>(&large), Err(WireError::TooLarge { .. })));
+        assert_eq!(decode::<CommandRequest>(&[9, 1]).unwrap_err(), WireError::Version(9));
+        assert_eq!(decode::<CommandRequest>(&[]).unwrap_err(), WireError::Empty);
+    }
+
+    #[test]
+    fn a_length_that_is_not_there_takes_no_memory() {
+        // An append request that announces 2^60 entries, and documents of 2^60 bytes.
+        for prefix in messages() {
+            for cut in 1..prefix.len().min(400) {
+                let mut bytes = prefix[..cut].to_vec();
+                bytes.extend([0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10]);
+                decode_as_everything(&bytes);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            decode_as_everything(&bytes);
+            if let Some(first) = bytes.first_mut() {
+                *first = VERSION;
+            }
+            decode_as_everything(&bytes);
+        }
+
+        #[test]
+        fn mutated_messages_never_panic(
+            which in any::<proptest::sample::Index>(),
+            changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..8),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let messages = messages();
+            let mut bytes = messages[which.index(messages.len())].clone();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            decode_as_everything(&bytes);
+            bytes.truncate(cut.index(bytes.len()));
+            decode_as_everything(&bytes);
+        }
+    }
+}

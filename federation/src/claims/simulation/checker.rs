@@ -172,8 +172,10 @@ mod tests {
         NodeId::from_public_key([number; 32])
     }
 
-    /// Operations with their call and return times.
-    fn history(operations: &[(Question, u64, Option<(u64, Answer)>)]) -> Vec<Operation> {
+    /// A question, when it was asked, and when it got which answer.
+    type Line = (Question, u64, Option<(u64, Answer)>);
+
+    fn history(operations: &[Line]) -> Vec<Operation> {
         operations
             .iter()
             .map(|(question, called, returned)| Operation {

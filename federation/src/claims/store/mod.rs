@@ -18,6 +18,8 @@ mod tests;
 pub use database::StoreError;
 pub(super) use database::{Database, open};
 pub(super) use image::Image;
+#[cfg(test)]
+pub(super) use log::decode_entry;
 pub(super) use log::{LogReader, LogStore, encode_entry};
 pub(super) use machine::{Machine, load_current};
 pub(super) use schema::{MetaKey, open_connection, read_meta, write_meta};
