@@ -4,7 +4,7 @@
 //! the sweep asks that first, then the metadata, then deletes. Storage keys are never used twice, so what has no row
 //! and is not being stored will never have one.
 
-use keppel_federation::vocabulary::AccountName;
+use keppel_federation::vocabulary::{AccountName, UploadId};
 
 use crate::metadata::{MetadataError, Reader};
 use crate::registry::{Registry, RegistryError};
@@ -72,11 +72,20 @@ async fn without_row(
 fn has_row(reader: &Reader<'_>, account: &AccountName, object: &StoredObject) -> Result<bool, MetadataError> {
     match &object.kind {
         ObjectKind::Upload(id) => Ok(reader.get_upload(id)?.is_some()),
-        ObjectKind::Blob(key) | ObjectKind::Outboard(key) => match reader.get_account(account)? {
-            Some(account) => reader.has_storage_key(account, key),
-            None => Ok(false),
-        },
+        ObjectKind::Blob(key) | ObjectKind::Outboard(key) => {
+            let has_blob = match reader.get_account(account)? {
+                Some(account) => reader.has_storage_key(account, key)?,
+                None => false,
+            };
+            // A session that a crash cut short between bytes and row takes its bytes back when it goes on.
+            Ok(has_blob || UploadId::parse(key.as_str()).is_ok_and(|id| has_upload(reader, &id)))
+        }
     }
+}
+
+fn has_upload(reader: &Reader<'_>, id: &UploadId) -> bool {
+    // In doubt nothing is deleted.
+    reader.get_upload(id).map_or(true, |upload| upload.is_some())
 }
 
 async fn remove(registry: &Registry, account: &AccountName, object: &StoredObject) -> Result<(), RegistryError> {
@@ -96,7 +105,7 @@ mod tests {
 
     use bytes::Bytes;
     use futures_util::stream;
-    use keppel_federation::vocabulary::{Algorithm, Digest, RepositoryName, StorageKey, UploadId};
+    use keppel_federation::vocabulary::{Algorithm, Digest, RepositoryName, StorageKey};
     use sha2::Digest as _;
 
     use super::*;

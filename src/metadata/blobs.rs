@@ -112,6 +112,13 @@ impl WriteTransaction<'_> {
         self.inserted(sql, params![account.0, digest, size, blob.storage_key.as_str(), blob.blake3, now]).map(BlobId)
     }
 
+    /// Gives a blob whose bytes were lost new ones.
+    pub fn replace_blob_bytes(&self, id: BlobId, blob: &NewBlob) -> Result<(), MetadataError> {
+        let sql = "UPDATE blobs SET storage_key = ?2, blake3 = ?3, size_bytes = ?4 WHERE id = ?1";
+        let size = blob.size_bytes as i64;
+        self.execute(sql, params![id.0, blob.storage_key.as_str(), blob.blake3, size]).map(|_| ())
+    }
+
     /// Mounts a blob in a repository of its account; mounting again changes nothing.
     pub fn ensure_mount(&self, repository: RepositoryId, blob: BlobId, now: i64) -> Result<(), MetadataError> {
         let sql = "INSERT INTO mounts (repository_id, blob_id, mounted_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";

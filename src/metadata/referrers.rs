@@ -32,7 +32,8 @@ fn read_referrer(row: &Row<'_>) -> Result<ReferrerRow, MetadataError> {
 }
 
 impl Reader<'_> {
-    /// Manifests about `subject`, by digest after `after`, `limit` at most; of one artifact type where it is given.
+    /// Manifests about `subject`, by digest after `after`, of one artifact type where it is given; and whether there are
+    /// further ones. There are `limit` at most, and no more than have annotations of `bytes_max` together, but one.
     pub fn list_referrers(
         &self,
         repository: RepositoryId,
@@ -40,25 +41,48 @@ impl Reader<'_> {
         artifact_type: Option<&str>,
         after: Option<&Digest>,
         limit: usize,
-    ) -> Result<Vec<ReferrerRow>, MetadataError> {
+        bytes_max: usize,
+    ) -> Result<(Vec<ReferrerRow>, bool), MetadataError> {
         const COLUMNS: &str = "digest, media_type, length(bytes), artifact_type, annotations";
-        let (subject, limit) = (subject.to_compact(), limit as i64);
+        let subject = subject.to_compact();
         let after = after.map(Digest::to_compact).unwrap_or_default();
         match artifact_type {
             None => {
                 let sql = format!(
                     "SELECT {COLUMNS} FROM manifests WHERE repository_id = ?1 AND subject = ?2 AND digest > ?3 \
-                     ORDER BY digest LIMIT ?4"
+                     ORDER BY digest"
                 );
-                self.rows(&sql, params![repository.0, subject, after, limit], read_referrer)
+                self.referrers_within(&sql, params![repository.0, subject, after], limit, bytes_max)
             }
             Some(kind) => {
                 let sql = format!(
-                    "SELECT {COLUMNS} FROM manifests WHERE repository_id = ?1 AND subject = ?2 AND artifact_type = ?5 \
-                     AND digest > ?3 ORDER BY digest LIMIT ?4"
+                    "SELECT {COLUMNS} FROM manifests WHERE repository_id = ?1 AND subject = ?2 AND artifact_type = ?4 \
+                     AND digest > ?3 ORDER BY digest"
                 );
-                self.rows(&sql, params![repository.0, subject, after, limit, kind], read_referrer)
+                self.referrers_within(&sql, params![repository.0, subject, after, kind], limit, bytes_max)
             }
         }
+    }
+
+    /// Takes rows until there are enough of them; SQLite walks an index, so the rest costs nothing.
+    fn referrers_within(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<ReferrerRow>, bool), MetadataError> {
+        let mut statement = self.statement(sql)?;
+        let mut rows = statement.query(params)?;
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            let row_bytes = row.get_ref(4)?.as_str().map_or(0, str::len);
+            if found.len() >= limit || (bytes + row_bytes > bytes_max && !found.is_empty()) {
+                return Ok((found, true));
+            }
+            bytes += row_bytes;
+            found.push(read_referrer(row)?);
+        }
+        Ok((found, false))
     }
 }

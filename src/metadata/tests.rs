@@ -53,7 +53,7 @@ async fn what_was_written_is_there_after_reopening() {
             let repository = ensure(transaction)?;
             let manifest = transaction.put_manifest(repository, &new_manifest(1), 7)?;
             transaction.put_tag(repository, "v1", manifest, 7)?;
-            transaction.put_upload(&put, 7)
+            transaction.insert_upload(&put, 7)
         })
         .await
         .unwrap();
@@ -112,9 +112,11 @@ async fn failed_and_panicking_jobs_leave_no_trace_and_do_not_harm_their_neighbou
 async fn jobs_run_in_the_order_in_which_they_were_queued() {
     let database = open();
     let (id, mut waiting) = (UploadId::random(), Vec::new());
-    for round in 0..50 {
-        let row = UploadRow { id: id.clone(), repository: repository(), algorithm: Algorithm::Sha256 };
-        waiting.push(database.metadata.enqueue(move |transaction| transaction.put_upload(&row, round)).await.unwrap());
+    let row = UploadRow { id: id.clone(), repository: repository(), algorithm: Algorithm::Sha256 };
+    database.metadata.write(move |transaction| transaction.insert_upload(&row, 0)).await.unwrap();
+    for round in 1..50 {
+        let id = id.clone();
+        waiting.push(database.metadata.enqueue(move |transaction| transaction.touch_upload(&id, round)).await.unwrap());
     }
     let ended = {
         let id = id.clone();
@@ -122,7 +124,7 @@ async fn jobs_run_in_the_order_in_which_they_were_queued() {
     };
     assert!(ended);
     for wait in waiting {
-        wait.await.unwrap();
+        assert!(wait.await.unwrap());
     }
     assert_eq!(database.metadata.read(move |reader| reader.get_upload(&id)).await.unwrap(), None);
 }

@@ -95,6 +95,7 @@ impl Writer {
 fn write_until_closed(connection: &Connection, mut jobs: mpsc::Receiver<Job>, group_max: usize) {
     let commit_seconds = metrics::histogram!("keppel_metadata_commit_seconds");
     let group_size = metrics::histogram!("keppel_metadata_group_commit_jobs");
+    let waiting = metrics::gauge!("keppel_metadata_write_queue");
     let mut group = Vec::new();
     while let Some(first) = jobs.blocking_recv() {
         group.push(first);
@@ -107,6 +108,7 @@ fn write_until_closed(connection: &Connection, mut jobs: mpsc::Receiver<Job>, gr
         let started = Instant::now();
         write_group(connection, &mut group);
         commit_seconds.record(started.elapsed().as_secs_f64());
+        waiting.set(jobs.len() as f64);
     }
 }
 

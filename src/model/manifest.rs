@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use keppel_federation::vocabulary::Digest;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::media_type::is_schema_1;
 use super::{Descriptor, ManifestKind};
@@ -30,8 +31,10 @@ pub struct ManifestDescription {
 #[error("{0}")]
 pub struct ManifestError(String);
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// The most things that a manifest may refer to.
+pub const REFERENCES_MAX: usize = 10_000;
+
+/// The fields of a manifest that the registry acts on.
 struct Document {
     schema_version: Option<i64>,
     media_type: Option<String>,
@@ -41,6 +44,63 @@ struct Document {
     manifests: Option<Vec<Descriptor>>,
     subject: Option<Descriptor>,
     annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Document {
+    /// Reads all of the JSON, so that nothing is stored that a stricter reader would refuse.
+    fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let value: Value = serde_json::from_slice(bytes)
+            .map_err(|error| ManifestError(format!("the manifest is not valid JSON: {error}")))?;
+        if !value.is_object() {
+            return refuse("the manifest is not a JSON object");
+        }
+        Ok(Self {
+            schema_version: field(&value, "schemaVersion")?,
+            media_type: field(&value, "mediaType")?,
+            artifact_type: field(&value, "artifactType")?,
+            config: descriptor(&value, "config")?,
+            layers: descriptors(&value, "layers")?,
+            manifests: descriptors(&value, "manifests")?,
+            subject: descriptor(&value, "subject")?,
+            annotations: field(&value, "annotations")?,
+        })
+    }
+}
+
+/// A field that may be absent or `null`.
+fn field<'de, T: Deserialize<'de>>(value: &'de Value, name: &str) -> Result<Option<T>, ManifestError> {
+    match value.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => T::deserialize(value).map(Some).map_err(|error| ManifestError(format!("{name}: {error}"))),
+    }
+}
+
+fn descriptor(value: &Value, name: &str) -> Result<Option<Descriptor>, ManifestError> {
+    match value.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => read_descriptor(value, || name.to_owned()).map(Some),
+    }
+}
+
+fn descriptors(value: &Value, name: &str) -> Result<Option<Vec<Descriptor>>, ManifestError> {
+    let items = match value.get(name) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(items)) => items,
+        Some(_) => return refuse(format!("{name} is not an array")),
+    };
+    if items.len() > REFERENCES_MAX {
+        return refuse(format!("{name} has {} entries: {REFERENCES_MAX} are allowed", items.len()));
+    }
+    let read = |(at, item)| read_descriptor(item, || format!("{name}[{at}]"));
+    items.iter().enumerate().map(read).collect::<Result<_, _>>().map(Some)
+}
+
+fn read_descriptor(value: &Value, place: impl Fn() -> String) -> Result<Descriptor, ManifestError> {
+    // Derived readers would take an array of the fields' values for an object.
+    if !value.is_object() {
+        return refuse(format!("{} is not an object", place()));
+    }
+    Descriptor::deserialize(value).map_err(|error| ManifestError(format!("{}: {error}", place())))
 }
 
 impl ManifestDescription {
@@ -54,11 +114,7 @@ impl ManifestDescription {
         if announced.as_deref().is_some_and(is_schema_1) {
             return refuse(SCHEMA_1);
         }
-        if bytes.trim_ascii_start().first() != Some(&b'{') {
-            return refuse("the manifest is not a JSON object");
-        }
-        let document: Document = serde_json::from_slice(bytes)
-            .map_err(|error| ManifestError(format!("the manifest is not valid JSON for a manifest: {error}")))?;
+        let document = Document::parse(bytes)?;
         match document.schema_version {
             Some(2) => {}
             Some(1) => return refuse(SCHEMA_1),
@@ -70,6 +126,16 @@ impl ManifestDescription {
             true => Self::from_index(kind, document),
             false => Self::from_image(kind, document),
         }
+    }
+
+    /// How many things it refers to, its subject aside.
+    pub fn references(&self) -> usize {
+        self.blobs.len() + self.foreign_blobs.len() + self.children.len()
+    }
+
+    /// The digests of all that must be in the repository.
+    pub fn needed_digests(&self) -> Vec<Digest> {
+        self.blobs.iter().chain(&self.children).map(|descriptor| descriptor.digest).collect()
     }
 
     fn kind_of(announced: Option<String>, document: &Document) -> Result<ManifestKind, ManifestError> {
@@ -211,9 +277,30 @@ mod tests {
             (Some(OCI), json!({"schemaVersion": 2, "config": {"digest": "md5:00", "size": 1}}), "md5"),
             (Some(OCI), json!({"schemaVersion": 2, "config": {"size": 1}}), "digest"),
             (Some(OCI), json!([2]), "not a JSON object"),
+            (Some(OCI), json!({"schemaVersion": 2, "config": ["c", "sha256:00", 1]}), "config is not an object"),
+            (Some(OCI), json!({"schemaVersion": 2, "config": config, "layers": {}}), "layers is not an array"),
+            (Some(OCI), json!({"schemaVersion": 2, "config": config, "layers": [1]}), "layers[0] is not an object"),
+            (Some(OCI), json!({"schemaVersion": 2, "annotations": {"a": 1}}), "annotations: "),
+            (Some(INDEX), json!({"schemaVersion": 2, "manifests": vec![&config; 10_001]}), "10000 are allowed"),
         ] {
             let refusal = parse(content_type, &document).unwrap_err();
             assert!(refusal.contains(reason), "{document}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn what_a_stricter_reader_would_refuse_is_refused() {
+        let config = descriptor("application/vnd.oci.image.config.v1+json", '1');
+        let with = |unknown: &[u8]| {
+            let mut bytes = format!("{{\"schemaVersion\":2,\"config\":{config},\"x\":").into_bytes();
+            bytes.extend_from_slice(unknown);
+            bytes.push(b'}');
+            ManifestDescription::parse(Some(OCI), &bytes)
+        };
+        with(b"[{\"y\": 1.5}]").unwrap();
+        let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
+        for unknown in [&b"\"\xff\xfe\""[..], b"1e999999", &deep, b"nonsense"] {
+            assert!(with(unknown).unwrap_err().to_string().contains("not valid JSON"));
         }
     }
 

@@ -8,8 +8,11 @@ use sha2::Digest as _;
 
 use super::manifest_cache::CacheKey;
 use super::{Inner, Registry, RegistryError};
-use crate::metadata::{BlobId, NewManifest, RepositoryId, WriteTransaction};
+use crate::metadata::{BlobId, NewManifest, Reader, RepositoryId, WriteTransaction};
 use crate::model::{Descriptor, ManifestDescription, ManifestKind};
+
+/// Up to this many references are looked up by the writer alone.
+const FEW_REFERENCES: usize = 200;
 
 /// Manifests from this size on are hashed and parsed off the async threads.
 const LARGE_BYTES: usize = 64 << 10;
@@ -87,10 +90,32 @@ impl Registry {
                 (checking.await.map_err(|_| RegistryError::Interrupted)??, Some(permit))
             }
         };
+        if checked.description.references() > FEW_REFERENCES {
+            self.refuse_unknown_references(repository, &checked.description).await?;
+        }
         let put = PutManifest { digest: checked.digest, subject: checked.description.subject, tags: extra_tags };
         let (inner, repository) = (self.inner.clone(), repository.clone());
         self.inner.metadata.write(move |transaction| record(&inner, transaction, &repository, checked)).await?;
         Ok(put)
+    }
+}
+
+impl Registry {
+    /// Looks the references of a manifest up before the one writer has to, so that a manifest with very many that are
+    /// not there keeps nobody waiting.
+    async fn refuse_unknown_references(
+        &self,
+        repository: &RepositoryName,
+        description: &ManifestDescription,
+    ) -> Result<(), RegistryError> {
+        let (inner, repository, description) = (self.inner.clone(), repository.clone(), description.clone());
+        self.inner
+            .metadata
+            .read(move |reader| match reader.get_repository(&repository)? {
+                Some(id) => inner.refuse_unknown(&description, &References::find(reader, id, &description)?),
+                None => Err(RegistryError::ManifestBlobsUnknown { digests: description.needed_digests() }),
+            })
+            .await
     }
 }
 
@@ -135,12 +160,9 @@ fn record(
     let now = inner.clock.now();
     let account = inner.account_for_push(transaction, &repository.account())?;
     let id = transaction.ensure_repository(account, repository, now)?;
-    let references = References::find(transaction, id, &checked.description)?;
     let description = checked.description;
-    let may_come_later = inner.options.sparse_indexes && description.kind.is_index();
-    if !references.unknown.is_empty() && !may_come_later {
-        return Err(RegistryError::ManifestBlobsUnknown { digests: references.unknown });
-    }
+    let references = References::find(transaction, id, &description)?;
+    inner.refuse_unknown(&description, &references)?;
     let manifest = NewManifest {
         digest: checked.digest,
         media_type: description.kind.media_type(),
@@ -165,24 +187,24 @@ fn record(
 
 impl References {
     fn find(
-        transaction: &WriteTransaction<'_>,
+        reader: &Reader<'_>,
         repository: RepositoryId,
         description: &ManifestDescription,
     ) -> Result<Self, RegistryError> {
         let mut found = Self::default();
         for blob in &description.blobs {
-            if !found.add_blob(transaction, repository, blob)? {
+            if !found.add_blob(reader, repository, blob)? {
                 found.unknown.push(blob.digest);
             }
         }
         for blob in &description.foreign_blobs {
-            found.add_blob(transaction, repository, blob)?;
+            found.add_blob(reader, repository, blob)?;
         }
         for child in &description.children {
             // An index may list things that are no manifests: BuildKit's caches list layers.
             let is_blob = ManifestKind::from_media_type(&child.media_type).is_none();
-            let known = found.add_child(transaction, repository, child)?
-                || (is_blob && found.add_blob(transaction, repository, child)?);
+            let known = found.add_child(reader, repository, child)?
+                || (is_blob && found.add_blob(reader, repository, child)?);
             if !known && !child.is_foreign() {
                 found.unknown.push(child.digest);
             }
@@ -192,11 +214,11 @@ impl References {
 
     fn add_blob(
         &mut self,
-        transaction: &WriteTransaction<'_>,
+        reader: &Reader<'_>,
         repository: RepositoryId,
         descriptor: &Descriptor,
     ) -> Result<bool, RegistryError> {
-        let blob = transaction.get_mounted_blob(repository, &descriptor.digest)?;
+        let blob = reader.get_mounted_blob(repository, &descriptor.digest)?;
         if let Some(blob) = &blob {
             self.blobs.push(blob.id);
             self.size_bytes = self.size_bytes.saturating_add(blob.size_bytes);
@@ -206,11 +228,11 @@ impl References {
 
     fn add_child(
         &mut self,
-        transaction: &WriteTransaction<'_>,
+        reader: &Reader<'_>,
         repository: RepositoryId,
         descriptor: &Descriptor,
     ) -> Result<bool, RegistryError> {
-        let child = transaction.get_manifest_id(repository, &descriptor.digest)?;
+        let child = reader.get_manifest_id(repository, &descriptor.digest)?;
         if let Some((_, size_bytes)) = child {
             self.size_bytes = self.size_bytes.saturating_add(size_bytes);
         }
@@ -219,6 +241,14 @@ impl References {
 }
 
 impl Inner {
+    fn refuse_unknown(&self, description: &ManifestDescription, references: &References) -> Result<(), RegistryError> {
+        let may_come_later = self.options.sparse_indexes && description.kind.is_index();
+        match references.unknown.is_empty() || may_come_later {
+            true => Ok(()),
+            false => Err(RegistryError::ManifestBlobsUnknown { digests: references.unknown.clone() }),
+        }
+    }
+
     /// Takes changed references out of the cache before the commit and after it; see [`super::manifest_cache`].
     pub(super) fn evict_around_commit(
         self: &Arc<Self>,

@@ -9,6 +9,9 @@ use super::{Page, Registry, RegistryError};
 use crate::metadata::{Reader, ReferrerRow};
 use crate::model::{Descriptor, ManifestDescription};
 
+/// Annotations in one page, in bytes; a page holds one referrer at least, whatever its annotations.
+const PAGE_BYTES_MAX: usize = 1 << 20;
+
 /// A descriptor in the list of referrers.
 ///
 /// Source: OCI distribution-spec, "Listing Referrers".
@@ -79,16 +82,22 @@ impl Registry {
                     return Ok(Page { items: Vec::new(), more: false });
                 };
                 let artifact_type = artifact_type.as_deref();
-                let rows = reader.list_referrers(id, &subject, artifact_type, after.as_ref(), limit + 1)?;
+                let (rows, more) =
+                    reader.list_referrers(id, &subject, artifact_type, after.as_ref(), limit, PAGE_BYTES_MAX)?;
+                // What comes after the last row belongs to later pages.
+                let end = rows.last().filter(|_| more).map(|row| row.digest);
                 let mut found: BTreeMap<Digest, Referrer> = BTreeMap::new();
                 for referrer in listed_by_tag(reader, &repository, &subject)? {
                     let wanted = artifact_type.is_none_or(|wanted| referrer.artifact_type.as_deref() == Some(wanted));
-                    if wanted && after.is_none_or(|after| referrer.digest > after) {
+                    let in_page = after.is_none_or(|after| referrer.digest > after)
+                        && end.is_none_or(|end| referrer.digest <= end);
+                    if wanted && in_page {
                         found.insert(referrer.digest, referrer);
                     }
                 }
                 found.extend(rows.into_iter().map(|row| (row.digest, row.into())));
-                Ok(Page::cut(found.into_values().collect(), limit))
+                let page = Page::cut(found.into_values().collect(), limit);
+                Ok(Page { more: page.more || more, ..page })
             })
             .await
     }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use keppel_federation::vocabulary::{AccountName, Algorithm, Digest, Reference, RepositoryName, Tag};
+use keppel_federation::vocabulary::{AccountName, Algorithm, Digest, Reference, RepositoryName, StorageKey, Tag};
 use serde_json::json;
 use sha2::Digest as _;
 
@@ -323,4 +323,87 @@ async fn no_more_uploads_are_held_open_than_allowed_and_a_closed_one_can_go_on()
     let status = bench.registry.append_upload(&app, &first, Some((2, 3)), Some(2), body(&[b"cd"])).await.unwrap();
     assert_eq!(status.size_bytes, 4);
     bench.registry.finish_upload(&app, &first, None, Some(0), body(&[]), &digest_of(b"abcd")).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upload_whose_end_a_crash_cut_short_has_all_its_bytes() {
+    let bench = open();
+    let app = repository("acme/app");
+    let id = bench.registry.start_upload(&app, Algorithm::Sha256).await.unwrap().id;
+    bench.registry.append_upload(&app, &id, None, Some(5), body(&[b"hello"])).await.unwrap();
+    let Bench { registry, directory, .. } = bench;
+    drop(registry);
+    // The crash: the bytes have become a blob, the row is missing.
+    let digest = digest_of(b"hello");
+    let storage = Storage::filesystem(FilesystemOptions::new(directory.path().join("storage"))).unwrap();
+    let upload = storage.resume_upload(&app.account(), &id, Algorithm::Sha256).await.unwrap().unwrap();
+    upload.finish(StorageKey::from(&id), &digest).await.unwrap();
+    drop(storage);
+    let bench = open_in(directory, options());
+    assert_eq!(bench.registry.upload_status(&app, &id).await.unwrap().size_bytes, 5);
+    bench.registry.finish_upload(&app, &id, None, Some(0), body(&[]), &digest).await.unwrap();
+    assert_eq!(read_blob(&bench.registry, &app, &digest).await, b"hello");
+}
+
+#[tokio::test]
+async fn pushing_a_blob_again_repairs_lost_bytes() {
+    let bench = open();
+    let app = repository("acme/app");
+    let digest = put_blob(&bench.registry, &app, b"precious").await;
+    let storage = bench.directory.path().join("storage");
+    for damage in [|path: &str| std::fs::remove_file(path), |path: &str| std::fs::write(path, b"prec")] {
+        damage(&walk(&storage)[0]).unwrap();
+        put_blob(&bench.registry, &app, b"precious").await;
+        assert_eq!(read_blob(&bench.registry, &app, &digest).await, b"precious");
+        assert_eq!(walk(&storage).len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_upload_does_not_come_back() {
+    let bench = open();
+    let app = repository("acme/app");
+    let id = bench.registry.start_upload(&app, Algorithm::Sha256).await.unwrap().id;
+    bench.registry.append_upload(&app, &id, None, Some(5), body(&[b"hello"])).await.unwrap();
+    let Bench { registry, directory, .. } = bench;
+    drop(registry);
+    let bench = open_in(directory, options());
+    let (cancel, append) = tokio::join!(
+        bench.registry.cancel_upload(&app, &id),
+        bench.registry.append_upload(&app, &id, None, Some(1), body(&[b"!"])),
+    );
+    if cancel.is_ok() {
+        assert!(append.is_err());
+        let status = bench.registry.upload_status(&app, &id).await;
+        assert!(matches!(status, Err(RegistryError::UploadUnknown { .. })));
+        assert_eq!(walk(&bench.directory.path().join("storage")), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_referrers_is_bounded_in_bytes() {
+    let bench = open();
+    let app = repository("acme/app");
+    let config = put_blob(&bench.registry, &app, b"{}").await;
+    let subject = digest_of(b"subject");
+    for number in 0..4 {
+        let document = json!({
+            "schemaVersion": 2, "config": {"mediaType": "c", "digest": config, "size": 2},
+            "subject": {"mediaType": OCI, "digest": subject, "size": 7},
+            "annotations": {"number": number.to_string(), "large": "x".repeat(700_000)},
+        });
+        let name = tag(&format!("t{number}"));
+        bench.registry.put_manifest(&app, name, Some(OCI), document.to_string().into()).await.unwrap();
+    }
+    let (mut seen, mut after) = (0, None);
+    loop {
+        let page = bench.registry.list_referrers(&app, &subject, None, after.as_ref(), 100).await.unwrap();
+        assert_eq!(page.items.len(), 1);
+        seen += 1;
+        after = page.items.last().map(|referrer| referrer.digest);
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(seen, 4);
 }

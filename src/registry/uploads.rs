@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use keppel_federation::vocabulary::{Algorithm, Digest, RepositoryName, StorageKey, UploadId};
+use keppel_federation::vocabulary::{AccountName, Algorithm, Digest, RepositoryName, StorageKey, UploadId};
 use tokio::sync::OwnedMutexGuard;
 
 use super::upload_sessions::{Session, State};
@@ -40,7 +40,7 @@ impl Registry {
         inner.sessions.insert(session).ok_or(RegistryError::TooManyUploads { limit: inner.sessions.limit() })?;
         // The row is queued, not waited for: nothing was sent yet that could be lost.
         let (id, now) = (row.id.clone(), inner.clock.now());
-        let queued = inner.metadata.enqueue(move |transaction| transaction.put_upload(&row, now)).await?;
+        let queued = inner.metadata.enqueue(move |transaction| transaction.insert_upload(&row, now)).await?;
         tokio::spawn(async move {
             if let Err(error) = queued.await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "an upload session could not be recorded");
@@ -99,12 +99,14 @@ impl Registry {
             session.touch(now);
             if let State::Open(upload) = &mut *state {
                 // Also what arrived before an error stays, so that the client can go on from there.
-                let row = session.row.clone();
-                let recorded = inner.metadata.write(move |transaction| transaction.put_upload(&row, now));
+                let id = session.row.id.clone();
+                let recorded = inner.metadata.write(move |transaction| transaction.touch_upload(&id, now));
                 let (synced, recorded) = futures_util::future::join(upload.sync(), recorded).await;
                 appended?;
                 synced?;
-                recorded?;
+                if !recorded? {
+                    return Err(RegistryError::UploadUnknown { id: session.row.id.clone() });
+                }
             } else {
                 appended?;
             }
@@ -203,10 +205,14 @@ impl Registry {
         let session = inner.session(repository, id).await?;
         let mut state = session.hold()?;
         to_the_end(async move {
-            if let State::Ended = std::mem::replace(&mut *state, State::Ended) {
+            // The handle stays until the row and the bytes are gone, so that nobody opens them in between.
+            let held = std::mem::replace(&mut *state, State::Ended);
+            if let State::Ended = held {
                 return Err(RegistryError::UploadUnknown { id: session.row.id.clone() });
             }
-            inner.discard_upload(&session.row).await
+            let discarded = inner.discard_upload(&session.row).await;
+            drop(held);
+            discarded
         })
         .await
     }
@@ -220,8 +226,7 @@ impl Registry {
         let _held = match self.inner.sessions.get(&row.id) {
             Some(session) => {
                 let Ok(mut state) = session.hold() else { return Ok(false) };
-                *state = State::Ended;
-                Some(state)
+                Some(std::mem::replace(&mut *state, State::Ended))
             }
             None => None,
         };
@@ -276,6 +281,9 @@ impl Inner {
                     Some(upload) => State::Open(Box::new(upload)),
                     None => State::Empty,
                 };
+                // Whoever held the bytes while this waited for them may have ended the session.
+                let wanted = id.clone();
+                self.metadata.read(move |reader| reader.get_upload(&wanted)).await?.ok_or_else(unknown)?;
                 let session = Session::new(row, state, self.clock.now());
                 self.sessions.insert(session).ok_or(RegistryError::TooManyUploads { limit: self.sessions.limit() })?
             }
@@ -360,8 +368,9 @@ impl Inner {
         digest: Digest,
         session: Option<&UploadId>,
     ) -> Result<(), RegistryError> {
-        let (account, key) = (repository.account(), StorageKey::random());
+        let (account, key) = (repository.account(), StorageKey::from(upload.id()));
         let _shield = self.in_progress.blob(&key);
+        let lost = self.lost_bytes(&account, &digest).await?;
         let stored = match upload.finish(key.clone(), &digest).await {
             Ok(stored) => stored,
             Err(FinishError::DigestMismatch { expected, actual }) => {
@@ -370,7 +379,7 @@ impl Inner {
             Err(FinishError::Storage(error)) => return Err(error.into()),
         };
         let blob = NewBlob { digest, size_bytes: stored.size_bytes, storage_key: stored.key, blake3: stored.blake3 };
-        let recorded = self.record_blob(repository.clone(), blob, session.cloned()).await;
+        let recorded = self.record_blob(repository.clone(), blob, lost.clone(), session.cloned()).await;
         match &recorded {
             Ok(true) => {}
             // A commit that failed may turn out to have happened: then its row must find the bytes. If not, the sweep
@@ -379,14 +388,35 @@ impl Inner {
             // The account had the blob already, or there surely is no row.
             Ok(false) | Err(_) => self.storage.delete_blob(&account, &key).await?,
         }
+        if let (Ok(true), Some(lost)) = (&recorded, lost) {
+            self.storage.delete_blob(&account, &lost).await?;
+        }
         recorded.map(|_| ())
     }
 
-    /// Records a blob and mounts it; gives whether the account did not have it before.
+    /// The key under which the account should have the blob's bytes, where they are not there or cut short: pushing
+    /// them again repairs that.
+    async fn lost_bytes(&self, account: &AccountName, digest: &Digest) -> Result<Option<StorageKey>, RegistryError> {
+        let (name, digest) = (account.clone(), *digest);
+        let known = self.metadata.read(move |reader| match reader.get_account(&name)? {
+            Some(account) => reader.get_account_blob(account, &digest),
+            None => Ok(None),
+        });
+        let Some(known) = known.await? else { return Ok(None) };
+        let size_bytes = self.storage.blob_size_bytes(account, &known.storage_key).await?;
+        if size_bytes == Some(known.size_bytes) {
+            return Ok(None);
+        }
+        tracing::warn!(%account, %digest, "the stored bytes of a blob are lost; those pushed now take their place");
+        Ok(Some(known.storage_key))
+    }
+
+    /// Records a blob and mounts it; gives whether its bytes are needed: the account did not have it before, or lost it.
     async fn record_blob(
         self: &Arc<Self>,
         repository: RepositoryName,
         blob: NewBlob,
+        lost: Option<StorageKey>,
         session: Option<UploadId>,
     ) -> Result<bool, RegistryError> {
         let inner = self.clone();
@@ -396,15 +426,19 @@ impl Inner {
                 let account = inner.account_for_push(transaction, &repository.account())?;
                 let repository = transaction.ensure_repository(account, &repository, now)?;
                 let known = transaction.get_account_blob(account, &blob.digest)?;
-                let id = match &known {
-                    Some(known) => known.id,
-                    None => transaction.insert_blob(account, &blob, now)?,
+                let (id, needed) = match &known {
+                    Some(known) if lost.as_ref() == Some(&known.storage_key) => {
+                        transaction.replace_blob_bytes(known.id, &blob)?;
+                        (known.id, true)
+                    }
+                    Some(known) => (known.id, false),
+                    None => (transaction.insert_blob(account, &blob, now)?, true),
                 };
                 transaction.ensure_mount(repository, id, now)?;
                 if let Some(session) = session {
                     transaction.delete_upload(&session)?;
                 }
-                Ok(known.is_none())
+                Ok(needed)
             })
             .await
     }

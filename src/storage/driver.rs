@@ -42,6 +42,12 @@ pub trait StorageDriver: Send + Sync + 'static {
     /// [`StorageError::Io`].
     fn open_upload(&self, account: &AccountName, id: &UploadId) -> Result<Option<Box<dyn StagedBytes>>, StorageError>;
 
+    /// Turns the blob that an upload became back into that upload, if there is no such upload but there is the blob.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    fn take_back(&self, account: &AccountName, id: &UploadId) -> Result<(), StorageError>;
+
     /// Removes an upload and gives its room back. It may be gone already.
     ///
     /// # Errors

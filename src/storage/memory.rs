@@ -140,6 +140,20 @@ impl StorageDriver for MemoryDriver {
         Ok(size_bytes.map(|size_bytes| Box::new(StagedObject { shared, account, id, size_bytes }) as _))
     }
 
+    fn take_back(&self, account: &AccountName, id: &UploadId) -> Result<(), StorageError> {
+        let key = StorageKey::from(id);
+        let mut state = self.shared.lock();
+        let Ok(space) = state.space(account) else { return Ok(()) };
+        let upload = ObjectKind::Upload(id.clone());
+        if !space.contains_key(&upload)
+            && let Some(object) = space.remove(&ObjectKind::Blob(key.clone()))
+        {
+            space.insert(upload, object);
+            state.remove(account, &ObjectKind::Outboard(key));
+        }
+        Ok(())
+    }
+
     fn discard_upload(&self, account: &AccountName, id: &UploadId) -> Result<(), StorageError> {
         self.shared.lock().remove(account, &ObjectKind::Upload(id.clone()));
         Ok(())

@@ -201,6 +201,9 @@ impl Storage {
     /// Continues an upload after a restart, or when its handle was dropped: its bytes are read and hashed once for that.
     /// `None` when there is no such upload.
     ///
+    /// An upload that was finished under [`StorageKey::from`] its id is taken back: so only ask for one whose end was
+    /// never recorded, which a crash in between makes.
+    ///
     /// # Errors
     /// [`StorageError::UploadBusy`] while there is another handle, or [`StorageError::Io`].
     pub async fn resume_upload(
@@ -213,6 +216,7 @@ impl Storage {
         let (account, name) = (account.clone(), id.clone());
         let workers = self.writers.clone();
         let resume = move |driver: &dyn StorageDriver| {
+            driver.take_back(&account, &name)?;
             let bytes = driver.open_upload(&account, &name)?;
             bytes.map(|bytes| Writer::open(bytes, algorithm, place, workers)).transpose()
         };

@@ -52,6 +52,14 @@ random_identifier!(
     "request id"
 );
 
+impl From<&UploadId> for StorageKey {
+    /// The key of the blob that an upload becomes: the same digits, so that what a crash left between bytes and row can
+    /// be told to belong to its session.
+    fn from(id: &UploadId) -> Self {
+        Self(id.0.clone())
+    }
+}
+
 /// Who is billed and authorised for accounts: 1 to 64 characters out of `A-Z a-z 0-9 . _ -`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(Box<str>);

@@ -72,7 +72,8 @@ pub struct RepositoryName {
 
 impl RepositoryName {
     const RULE: &'static str = "be <account>/<repository>: path components of a-z and 0-9, separated inside by one '.', \
-                                '_', '__' or dashes, 255 characters at most";
+                                '_', '__' or dashes, 255 characters at most, the account of 1 to 48 characters out of \
+                                a-z, 0-9 and '-'; without an account only where a default account is configured";
 
     /// Parses a full name, whose first component is the account.
     ///
@@ -96,8 +97,13 @@ impl RepositoryName {
         if let Ok(name) = Self::parse(text) {
             return Ok(name);
         }
+        // The full name of a repository with a very long path may be longer than 255 characters itself.
+        let in_default = |account: &AccountName| text.strip_prefix(account.as_str())?.strip_prefix('/');
         match default_account {
             Some(account) if is_repository_path(text) => Ok(Self::within(account, text)),
+            Some(account) if in_default(account).is_some_and(is_repository_path) => {
+                Ok(Self::within(account, in_default(account).unwrap_or_default()))
+            }
             _ => Err(ParseError::grammar("repository name", text, Self::RULE)),
         }
     }
@@ -237,6 +243,8 @@ mod tests {
         assert_eq!(parse("my_org/app").unwrap(), "library/my_org/app");
         assert_eq!(parse("acme/app").unwrap(), "acme/app");
         assert!(parse("Acme/app").is_err());
+        let longest = "a".repeat(255);
+        assert_eq!(parse(&parse(&longest).unwrap()).unwrap(), format!("library/{longest}"));
         assert!(RepositoryName::parse_with_default("alpine", None).is_err());
     }
 

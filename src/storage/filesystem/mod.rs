@@ -151,6 +151,17 @@ impl StorageDriver for FilesystemDriver {
         Ok(Some(Box::new(StagedFile::new(self.shared.clone(), account, id, file, size_bytes))))
     }
 
+    fn take_back(&self, account: &AccountName, id: &UploadId) -> Result<(), StorageError> {
+        let (layout, key) = (&self.shared.layout, StorageKey::from(id));
+        let (upload, blob) = (layout.upload(account, id), layout.blob(account, &key));
+        if upload.exists() || !blob.exists() {
+            return Ok(());
+        }
+        remove_file(&layout.outboard(account, &key))?;
+        accept_missing(fs::rename(&blob, &upload)).map_err(StorageError::io("rename", blob))?;
+        self.shared.sync_directory(&layout.uploads(account))
+    }
+
     fn discard_upload(&self, account: &AccountName, id: &UploadId) -> Result<(), StorageError> {
         remove_file(&self.shared.layout.upload(account, id))
     }
