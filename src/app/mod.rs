@@ -7,6 +7,7 @@
 //! in finds everything there, and the janitor, whose first task finishes what a crash left. Order of ending: the door first,
 //! requests that run are finished within the grace period, then the janitor, pull times, metadata, and the lock.
 
+mod allocator;
 mod auth;
 mod data_folder;
 mod error;
@@ -114,6 +115,7 @@ pub fn run(loaded: Loaded, ready: impl FnOnce(&RunningNode)) -> Result<(), RunEr
         tracing::warn!("{warning}");
     }
     file_limit::raise(config.http.connections_max);
+    allocator::share_arenas();
     let runtime = runtime::build(&config.node)?;
     let outcome = runtime.block_on(async {
         let mut signals = signals::EndSignals::catch().map_err(RunError::Runtime)?;
