@@ -9,7 +9,8 @@ use super::role::RobotGrant;
 use super::{AccountView, Action, ActionSet, Authority, Identity, Right, Role, decide};
 use crate::model::policy::{AccountSettings, CompiledPolicies, Pattern};
 
-/// The callers: name, who they are, and what their office alone allows, as letters: p(ull), u(pload), d(elete).
+/// The callers: name, who they are, and what their office alone allows, as letters: p for pull, u for push, d for
+/// delete.
 fn callers() -> Vec<(&'static str, Identity, Authority, &'static str)> {
     let user = |name: &str| Identity::from_username(name).unwrap();
     let with_role = |tenant: &str, role| Authority {
@@ -56,7 +57,7 @@ const AIMS: &[(bool, &str, &str, &str)] = &[
     (true, "", ".*named", ""),
     (true, "team/.*", "(acme\\+)?named", "192.0.2.0/24"),
     (false, "team", ".*named", ""),
-    (false, "", "nam", ""),
+    (false, "", "name", ""),
     (false, "", ".*named", "198.51.100.0/24"),
 ];
 
@@ -88,7 +89,7 @@ fn every_caller_may_do_exactly_what_the_table_says() {
             for (who, identity, authority, office) in &callers {
                 let named = *identity != Identity::Anonymous;
                 // A policy for nobody in particular does not look at names, so the aim at a wrong name hits there.
-                let hit = |anonymous: bool| *hits || (anonymous && *match_username == "nam");
+                let hit = |anonymous: bool| *hits || (anonymous && *match_username == "name");
                 let has = |name: &str, forbidden: bool| {
                     chosen
                         .iter()

@@ -173,7 +173,7 @@ mod tests {
         assert!(matches("a|ab", "ab") && !matches("a|ab", "abc") && !matches("a", "ab") && !matches("b", "ab"));
         assert!(matches(".*", "anything/at-all") && matches("", "") && !matches("", "x"));
         assert!(matches("[a-z]+-prod", "web-prod") && !matches("[a-z]+-prod", "web-prod-2"));
-        assert!(!matches("foo", "foo\n") && !matches("^foo$", "foo\nbar") && !matches("fo.*", "foo\nbar"));
+        assert!(!matches("foo", "foo\n") && !matches("^foo$", "foo\nbar") && !matches("foo.*", "foo\nbar"));
     }
 
     #[test]
