@@ -195,6 +195,7 @@ async fn a_removed_node_is_cut_off_within_a_second_by_all() {
     }
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     assert!(claim(&nodes[3], "late").await.is_err(), "it decides nothing any more");
+    until("it finds out", async || !nodes[3].status().await.member).await;
     until("the rest goes on", async || matches!(claim(&nodes[0], "rest").await, Ok(Outcome::Won { .. }))).await;
     stop(nodes).await;
 }

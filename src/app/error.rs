@@ -33,6 +33,18 @@ pub enum StartError {
     /// The address cannot be listened on, or the certificate not be used.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The federation cannot be taken part in.
+    #[error(transparent)]
+    Federation(#[from] keppel_federation::StartError),
+    /// No invitation can be made for another node of this process.
+    #[error("cannot invite a node of this process")]
+    Invite(#[from] keppel_federation::InviteError),
+    /// Another node of this process is not let in.
+    #[error("a node of this process cannot join")]
+    Join(#[from] keppel_federation::JoinError),
+    /// The operator's socket cannot be made.
+    #[error("cannot make the operator's socket in the data folder")]
+    Admin(#[source] io::Error),
     /// A fault of the program.
     #[error("opening the data folder failed by a fault of the program")]
     Panicked,

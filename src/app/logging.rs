@@ -6,10 +6,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
+/// The consensus library tells its own story at `info`; who wants to hear it names it in the filter.
+const QUIET: &str = "openraft=warn";
+
 /// Sends this process's log lines where `options` say. Only the first call does anything: a process has one log.
 pub fn install(options: &Log) {
     // The configuration was checked; a filter that is no filter cannot come here, and would mean the default.
-    let filter = EnvFilter::try_new(&options.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", options.filter)).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let installed = match options.format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),

@@ -3,14 +3,19 @@
 //! [`start`] gives a [`RunningNode`]; several can live in one process, since nothing here is global but the metrics and
 //! the log. [`run`] is what a command does: threads, log, a node, and the signals that end it.
 //!
-//! Order of building: the folder and its lock, metadata, storage, registry, the HTTP door last, so that whoever is let
-//! in finds everything there, and the janitor, whose first task finishes what a crash left. Order of ending: the door first,
-//! requests that run are finished within the grace period, then the janitor, pull times, metadata, and the lock.
+//! Order of building: the folder and its lock, metadata, storage, the federation, registry, the HTTP door last, so that
+//! whoever is let in finds everything there, and the janitor, whose first task finishes what a crash left. Order of ending:
+//! the door first, requests that run are finished within the grace period, then the janitor, the federation, pull times,
+//! metadata, and the lock.
+//!
+//! A witness ([`run_witness`]) is a node with the federation alone: it votes and keeps no content.
 
+pub mod admin;
 mod allocator;
 mod auth;
 mod data_folder;
 mod error;
+mod federation;
 mod file_limit;
 mod logging;
 mod metrics;
@@ -21,6 +26,9 @@ mod signals;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use keppel_federation::Federation;
+use keppel_federation::claims::Role;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api;
@@ -28,13 +36,16 @@ use crate::config::{Config, Loaded, StorageDriver};
 use crate::janitor::Janitor;
 use crate::metadata::Metadata;
 use crate::model::SystemClock;
-use crate::registry::{LocalClaims, Registry};
+use crate::peering::claims::FederationClaims;
+use crate::registry::Registry;
 use crate::storage::Storage;
 
+use self::admin::AdminServer;
 use self::auth::AuthKeeper;
 
 pub use data_folder::{DataFolder, DataFolderError};
 pub use error::{RunError, StartError};
+pub use federation::{OfflineError, init, join, recover};
 
 /// A node that serves. End it with [`RunningNode::shutdown`]; dropped, its door stays open as long as the runtime lives.
 pub struct RunningNode {
@@ -43,6 +54,8 @@ pub struct RunningNode {
     janitor: Janitor,
     auth: AuthKeeper,
     registry: Registry,
+    federation: Federation,
+    admin: AdminServer,
     // Last, so that it is let go when all else has gone.
     data: DataFolder,
 }
@@ -54,14 +67,35 @@ pub struct RunningNode {
 pub async fn start(config: &Config) -> Result<RunningNode, StartError> {
     let metrics = metrics::handle();
     let (data, metadata, storage) = open(config.clone()).await?;
-    let registry =
-        Registry::new(config.registry_options(), metadata, storage, Arc::new(SystemClock), Arc::new(LocalClaims));
+    let (federation, admin) = federation::start(config, Role::Full).await?;
+    let claims = Arc::new(FederationClaims::new(Arc::new(federation.clone())));
+    let registry = Registry::new(config.registry_options(), metadata, storage, Arc::new(SystemClock), claims);
+    let parts = Parts { metrics, registry, federation, admin, data };
+    let federation = parts.federation.clone();
+    let started = finish(config, parts).await;
+    if started.is_err() {
+        federation.shutdown().await;
+    }
+    started
+}
+
+/// What a node is made of before its door opens.
+struct Parts {
+    metrics: PrometheusHandle,
+    registry: Registry,
+    federation: Federation,
+    admin: AdminServer,
+    data: DataFolder,
+}
+
+async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError> {
+    let Parts { metrics, registry, federation, admin, data } = parts;
     registry.ensure_accounts(config.registry.accounts.clone()).await?;
     let (auth, keeper) = auth::start(config).await?;
     let serving = CancellationToken::new();
     let server = api::spawn(config.api_options(), registry.clone(), auth, metrics, serving.clone())?;
     let janitor = Janitor::spawn(registry.clone(), &config.janitor_options());
-    Ok(RunningNode { server, serving, janitor, auth: keeper, registry, data })
+    Ok(RunningNode { server, serving, janitor, auth: keeper, registry, federation, admin, data })
 }
 
 /// Opens what is on disk, off the async threads.
@@ -89,6 +123,16 @@ impl RunningNode {
         &self.data
     }
 
+    /// The region it is in.
+    pub fn region(&self) -> &keppel_federation::vocabulary::Region {
+        self.federation.region()
+    }
+
+    /// Its part in the federation.
+    pub fn federation(&self) -> &Federation {
+        &self.federation
+    }
+
     /// Ends it: no new connections, requests that run are finished within the grace period of the configuration, pull
     /// times are written, the data folder is let go. Dropping this future half-way leaves the rest to the process's end,
     /// which loses no acknowledged write.
@@ -96,7 +140,9 @@ impl RunningNode {
         self.serving.cancel();
         self.server.stopped().await;
         self.auth.stop().await;
+        drop(self.admin);
         self.janitor.stop().await;
+        self.federation.shutdown().await;
         if let Err(error) = self.registry.flush_pull_times().await {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "the times of the last pulls cannot be written");
@@ -109,6 +155,66 @@ impl RunningNode {
 /// # Errors
 /// [`RunError`].
 pub fn run(loaded: Loaded, ready: impl FnOnce(&RunningNode)) -> Result<(), RunError> {
+    let begin = async |config: &Config| {
+        let node = start(config).await?;
+        let addresses: Vec<String> = node.addresses().iter().map(SocketAddr::to_string).collect();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), data = %node.data().path().display(), listen = addresses.join(" "), "serving");
+        Ok(node)
+    };
+    run_until_signalled(loaded, begin, ready, RunningNode::shutdown)
+}
+
+/// Runs a witness in this thread until a signal ends it: a node that votes and keeps no content.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run_witness(loaded: Loaded) -> Result<(), RunError> {
+    let begin = async |config: &Config| {
+        let folder = config.node.data.clone();
+        let opened = tokio::task::spawn_blocking(move || DataFolder::open(&folder)).await;
+        let data = opened.map_err(|_| StartError::Panicked)??;
+        let (federation, admin) = federation::start(config, Role::Witness).await?;
+        tracing::info!(node = %federation.node(), member = !federation.members().is_empty(), "this witness votes");
+        Ok((federation, admin, data))
+    };
+    let end = async |(federation, admin, _data): (Federation, AdminServer, DataFolder)| {
+        drop(admin);
+        federation.shutdown().await;
+    };
+    run_until_signalled(loaded, begin, |_| (), end)
+}
+
+/// Runs several nodes in this thread until a signal ends them: `first` founds a federation, `others` join it by
+/// invitation, where they have not before. `ready` is called once all serve.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run_regions(first: Loaded, others: Vec<Config>, ready: impl FnOnce(&[RunningNode])) -> Result<(), RunError> {
+    let begin = async |first: &Config| {
+        let mut nodes = vec![start(first).await?];
+        for config in &others {
+            nodes.push(start(config).await?);
+        }
+        let (door, rest) = nodes.split_first().expect("one was started");
+        for node in rest {
+            federation::ensure_member(door.federation(), node.federation()).await?;
+        }
+        Ok(nodes)
+    };
+    let end = async |nodes: Vec<RunningNode>| {
+        for node in nodes.into_iter().rev() {
+            node.shutdown().await;
+        }
+    };
+    run_until_signalled(first, begin, |nodes| ready(nodes), end)
+}
+
+fn run_until_signalled<N>(
+    loaded: Loaded,
+    begin: impl AsyncFnOnce(&Config) -> Result<N, StartError>,
+    ready: impl FnOnce(&N),
+    end: impl AsyncFnOnce(N),
+) -> Result<(), RunError> {
     let Loaded { config, warnings, .. } = loaded;
     logging::install(&config.log);
     for warning in warnings {
@@ -119,16 +225,14 @@ pub fn run(loaded: Loaded, ready: impl FnOnce(&RunningNode)) -> Result<(), RunEr
     let runtime = runtime::build(&config.node)?;
     let outcome = runtime.block_on(async {
         let mut signals = signals::EndSignals::catch().map_err(RunError::Runtime)?;
-        let node = start(&config).await?;
-        let addresses: Vec<String> = node.addresses().iter().map(SocketAddr::to_string).collect();
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), data = %node.data().path().display(), listen = addresses.join(" "), "serving");
+        let running = begin(&config).await?;
         service::notify("READY=1");
-        ready(&node);
+        ready(&running);
         let signal = signals.next().await;
         tracing::info!(signal, grace = ?config.node.shutdown_grace, "ending; requests that run are finished first");
         service::notify("STOPPING=1");
         tokio::select! {
-            () = node.shutdown() => {
+            () = end(running) => {
                 tracing::info!("ended");
                 Ok(())
             }
@@ -136,6 +240,17 @@ pub fn run(loaded: Loaded, ready: impl FnOnce(&RunningNode)) -> Result<(), RunEr
         }
     });
     // What still runs there was cut short, or is a read nobody waits for.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Runs work of a command that needs the async threads, but no node.
+///
+/// # Errors
+/// When the system has no threads to give, as the error of the work.
+pub fn block_on<T, E: From<RunError>>(config: &Config, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let runtime = runtime::build(&config.node)?;
+    let outcome = runtime.block_on(work);
     runtime.shutdown_background();
     outcome
 }

@@ -31,7 +31,13 @@ pub(super) struct Dev {
     /// Keep everything in memory and forget it at the end.
     #[arg(long, conflicts_with = "data")]
     ephemeral: bool,
+    /// Start so many regions in this one process, which form a federation: on ports 5001, 5002 and so on.
+    #[arg(long, value_name = "NUMBER", conflicts_with = "listen", value_parser = clap::value_parser!(u16).range(1..=5))]
+    regions: Option<u16>,
 }
+
+const REGIONS: [&str; 5] = ["eu", "us", "ap", "sa", "af"];
+const FIRST_PORT: u16 = 5001;
 
 impl Dev {
     pub(super) fn run(self) -> Result<(), Failure> {
@@ -43,11 +49,55 @@ impl Dev {
             sources.flags.push(ephemeral("storage.driver", "memory"));
             sources.flags.push(ephemeral("node.data", &folder.path().to_string_lossy()));
         }
+        if let Some(count) = self.regions {
+            return run_regions(&sources, count, scratch.is_some());
+        }
         let loaded = config::load(&sources)?;
         let tls = loaded.config.http.tls_certificate.is_some();
         app::run(loaded, |node| eprint!("{}", banner(node, tls, scratch.is_some())))?;
         Ok(())
     }
+}
+
+/// The regions share all settings but their name, folder and ports.
+fn run_regions(sources: &config::Sources, count: u16, ephemeral: bool) -> Result<(), Failure> {
+    let data = config::load(sources)?.config.node.data;
+    let of_region = |(name, port): (&str, u16)| {
+        let address = format!("127.0.0.1:{port}");
+        let folder = data.join(name);
+        let mut sources = sources.clone();
+        let keys = [
+            ("node.data", folder.to_string_lossy().into_owned()),
+            ("http.listen", address.clone()),
+            ("federation.region", name.to_owned()),
+            ("federation.listen", address.clone()),
+            ("federation.api_url", format!("http://{address}")),
+            ("federation.found", (port == FIRST_PORT).to_string()),
+        ];
+        let flag = |(key, value): (&str, String)| config::Flag { name: "--regions".into(), key: key.into(), value };
+        sources.flags.extend(keys.map(flag));
+        config::load(&sources)
+    };
+    let mut all = REGIONS.into_iter().zip(FIRST_PORT..).take(count.into()).map(of_region);
+    let first = all.next().expect("there is at least one region")?;
+    let others: Result<Vec<_>, _> = all.map(|loaded| loaded.map(|loaded| loaded.config)).collect();
+    app::run_regions(first, others?, |nodes| eprint!("{}", regions_banner(nodes, &data, ephemeral)))?;
+    Ok(())
+}
+
+fn regions_banner(nodes: &[RunningNode], data: &std::path::Path, ephemeral: bool) -> String {
+    let mut text = format!("\nA federation of {} regions is ready:\n\n", nodes.len());
+    for node in nodes {
+        let address = node.addresses().first().map_or_else(String::new, ToString::to_string);
+        let _ = writeln!(text, "  {:<4} http://{address}", node.region());
+    }
+    let first = nodes.first().map_or_else(String::new, |node| node.data().path().display().to_string());
+    let _ = writeln!(text, "\nSee how it fares: keppel federation status --data {first}");
+    if !ephemeral {
+        let _ = writeln!(text, "Data: {}", data.display());
+    }
+    text.push_str("Stop: Ctrl-C\n\n");
+    text
 }
 
 fn ephemeral(key: &str, value: &str) -> config::Flag {

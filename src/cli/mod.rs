@@ -4,8 +4,11 @@
 
 mod config;
 mod dev;
+mod federation;
+mod federation_tables;
 mod overrides;
 mod serve;
+mod witness;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -30,6 +33,10 @@ enum Command {
     Dev(dev::Dev),
     /// Start a registry in production.
     Serve(serve::Serve),
+    /// Start a node that only votes, for federations of two regions.
+    Witness(witness::Witness),
+    /// Invite nodes, join, remove, and see how the federation fares.
+    Federation(federation::Federation),
     /// Check a configuration, show what is in force, or print an example.
     #[command(subcommand)]
     Config(config::Config),
@@ -49,6 +56,12 @@ enum Failure {
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Self {
         Self::Config(problems)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Runtime(error)
     }
 }
 
@@ -102,6 +115,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match arguments.command {
         Command::Dev(dev) => dev.run(),
         Command::Serve(serve) => serve.run(),
+        Command::Witness(witness) => witness.run(),
+        Command::Federation(federation) => federation.run(),
         Command::Config(config) => config.run(),
         Command::Version => say(&format!("keppel {}\n", env!("CARGO_PKG_VERSION"))),
     };

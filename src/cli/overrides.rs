@@ -11,13 +11,13 @@ use crate::config::{Flag, Sources};
 #[derive(Debug, Args)]
 pub(super) struct Overrides {
     /// Address and port to listen on [sets http.listen].
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", global = true)]
     listen: Option<String>,
     /// The folder for everything the node keeps [sets node.data].
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", global = true)]
     data: Option<String>,
     /// Sets any key, such as --set log.format=json; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value, global = true)]
     set: Vec<(String, String)>,
 }
 

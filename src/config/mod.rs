@@ -20,7 +20,7 @@ pub use problem::{Origin, Problem, Problems};
 pub use settings::*;
 pub use source::{Flag, Preset, Sources};
 pub use table::{Entry, Key, Section};
-pub use value::ByteSize;
+pub use value::{ByteSize, UdpAddress};
 
 use table::Assembler;
 
@@ -103,6 +103,7 @@ fn check_together(config: &Config, entries: &[Entry], problems: &mut Vec<Problem
         );
         problems.push(Problem::of_key(origin("node.blocking_threads_max"), "node.blocking_threads_max", message));
     }
+    check_federation(config, &origin, problems);
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.filter) {
         let message = format!("{:?} is not a filter: {error}", config.log.filter);
         problems.push(Problem::of_key(origin("log.filter"), "log.filter", message));
@@ -136,6 +137,24 @@ fn check_auth(config: &Config, origin: &impl Fn(&str) -> Origin, problems: &mut 
             refuse("auth.token_url", format!("{url:?} is not an http or https URL"));
         }
     }
+}
+
+/// Checks the times of the federation against each other.
+fn check_federation(config: &Config, origin: &impl Fn(&str) -> Origin, problems: &mut Vec<Problem>) {
+    let federation = &config.federation;
+    let mut demand = |holds: bool, key: &str, message: &str| {
+        if !holds {
+            problems.push(Problem::of_key(origin(key), key, message));
+        }
+    };
+    let probes = federation.probe_interval >= federation.probe_round_trip * 2;
+    demand(probes, "federation.probe_interval", "it must be twice federation.probe_round_trip or more");
+    let heartbeats = federation.election_timeout_min >= federation.heartbeat_interval * 2;
+    demand(heartbeats, "federation.election_timeout_min", "it must be two federation.heartbeat_interval or more");
+    let elections = federation.election_timeout_max > federation.election_timeout_min;
+    demand(elections, "federation.election_timeout_max", "it must be more than federation.election_timeout_min");
+    let alive = federation.idle_timeout >= federation.keep_alive * 2;
+    demand(alive, "federation.keep_alive", "it must be half of federation.idle_timeout or less");
 }
 
 #[cfg(test)]

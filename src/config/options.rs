@@ -2,6 +2,11 @@
 
 use std::path::PathBuf;
 
+use keppel_federation::FederationOptions;
+use keppel_federation::claims::{ClaimsOptions, Role};
+use keppel_federation::membership::MembershipOptions;
+use keppel_federation::transport::quic::QuicOptions;
+
 use super::settings::Config;
 use crate::api::ApiOptions;
 use crate::api::serve::{Listen, ListenAddress, ServerOptions, TlsOptions};
@@ -100,6 +105,54 @@ impl Config {
         AuthOptions { accepted_seconds: seconds(self.auth.password_cache), ..AuthOptions::default() }
     }
 
+    /// This node's part in the federation, as one that keeps content or as a witness, which never founds one.
+    pub fn federation_options(&self, role: Role) -> FederationOptions {
+        let settings = &self.federation;
+        let u32_of = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let defaults = FederationOptions::new(&self.node.data, settings.region.clone());
+        FederationOptions {
+            role,
+            found: settings.found && role == Role::Full,
+            listen: settings.listen.iter().map(|address| address.0).collect(),
+            advertise: settings.advertise.clone(),
+            api_url: settings.api_url.clone().unwrap_or_default(),
+            seeds: settings.seeds.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            quic: QuicOptions {
+                idle_timeout: settings.idle_timeout,
+                keep_alive_interval: settings.keep_alive,
+                receive_window_bytes: u32_of(settings.receive_window.0),
+                send_window_bytes: settings.send_window.0,
+                streams_max: u32_of(settings.streams_max as u64),
+                handshakes_validated_max: settings.handshakes_max,
+                joiners_max: settings.joiners_max,
+                ..QuicOptions::default()
+            },
+            membership: MembershipOptions {
+                probe_interval: settings.probe_interval,
+                probe_round_trip: settings.probe_round_trip,
+                suspicion: settings.suspicion,
+                gossip_interval: settings.gossip_interval,
+                seed_interval: settings.seed_interval,
+                ..MembershipOptions::default()
+            },
+            claims: self.claims_options(),
+            ..defaults
+        }
+    }
+
+    fn claims_options(&self) -> ClaimsOptions {
+        let settings = &self.federation;
+        ClaimsOptions {
+            heartbeat_interval: settings.heartbeat_interval,
+            election_timeout_min: settings.election_timeout_min,
+            election_timeout_max: settings.election_timeout_max,
+            command_timeout: settings.command_timeout,
+            voter_absence_max: settings.voter_absence_max,
+            ..ClaimsOptions::default()
+        }
+    }
+
     /// The rhythms of the janitor.
     pub fn janitor_options(&self) -> JanitorOptions {
         JanitorOptions {
@@ -168,6 +221,8 @@ mod tests {
         assert_eq!(text(&config.key_options()), text(&KeyOptions::default()));
         assert_eq!(text(&config.password_options()), text(&PasswordOptions::default()));
         assert_eq!(text(&config.auth_options()), text(&AuthOptions::default()));
+        let federation = FederationOptions::new(&config.node.data, config.federation.region.clone());
+        assert_eq!(text(&config.federation_options(Role::Full)), text(&federation));
         let mut api = ApiOptions::default();
         api.server.listen = vec![Listen::plain(([127, 0, 0, 1], 5000).into())];
         assert_eq!(config.api_options(), api);

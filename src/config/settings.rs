@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keppel_federation::vocabulary::AccountName;
+use keppel_federation::membership::seeds::Seed;
+use keppel_federation::vocabulary::{AccountName, Region};
 
 use crate::api::serve::ListenAddress;
 
 use super::table::{Assembler, Key, Section, sections};
-use super::value::{ByteSize, choice};
+use super::value::{ByteSize, UdpAddress, choice};
 
 choice! {
     /// Where blobs are kept.
@@ -184,6 +185,58 @@ sections! {
         idle_uploads_interval: Duration = "1m", from "1s" to "1d";
         /// How often stored bytes that nothing refers to are looked for, and removed. Also done at the start.
         storage_sweep_interval: Duration = "6h", from "1m" to "30d";
+    }
+
+    /// This node's part in a federation of regions. A node on its own is a federation of one.
+    federation: FederationSettings {
+        /// The region this node is in: a name that stays.
+        region: Region = "local";
+        /// UDP addresses to listen on for other nodes, as IP address and port ("[::]:7000" is every address of this
+        /// machine). Default: none, the node stays on its own.
+        listen: Vec<UdpAddress> = [];
+        /// Where other nodes reach this one, as host and port, where that is not what it listens on. Names are looked
+        /// up again and again.
+        advertise: Vec<Seed> = [];
+        /// Where clients reach this node, as other nodes tell them.
+        api_url: Option<String> = "", example "https://eu.registry.example";
+        /// Where members may be found whose addresses have all changed, as host and port; a name may stand for many.
+        seeds: Vec<Seed> = [];
+        /// Whether a first start founds a federation of one. Otherwise the node waits to join.
+        found: bool = true;
+        /// How often this node looks whether one other node, chosen at random, lives. Twice probe_round_trip or more.
+        probe_interval: Duration = "3s", from "100ms" to "1m";
+        /// How long a direct answer may take before third nodes are asked to look, too.
+        probe_round_trip: Duration = "1s", from "20ms" to "30s";
+        /// How long a node that did not answer is suspected before it counts as down.
+        suspicion: Duration = "12s", from "200ms" to "10m";
+        /// How often news of members are passed on.
+        gossip_interval: Duration = "500ms", from "50ms" to "1m";
+        /// How often seeds are resolved and tried, while members are missing.
+        seed_interval: Duration = "10s", from "100ms" to "1h";
+        /// How often the leader of the federation says that it lives.
+        heartbeat_interval: Duration = "500ms", from "20ms" to "10s";
+        /// The least time without a word from the leader before a node stands for election: several heartbeats.
+        election_timeout_min: Duration = "2500ms", from "100ms" to "1m";
+        /// The most time; the actual one is random between the two.
+        election_timeout_max: Duration = "5s", from "200ms" to "2m";
+        /// How long a decision, such as a claim, may take before it is answered with 503.
+        command_timeout: Duration = "1800ms", from "200ms" to "1m";
+        /// How long a voter is out of reach before another member gets its vote.
+        voter_absence_max: Duration = "30s", from "1s" to "1d";
+        /// A connection to another node over which nothing came for so long is dead.
+        idle_timeout: Duration = "10s", from "1s" to "5m";
+        /// How often a quiet connection is kept alive: a third of idle_timeout or less.
+        keep_alive: Duration = "2500ms", from "100ms" to "1m";
+        /// How much one node may have under way to us: bandwidth times round-trip time.
+        receive_window: ByteSize = "32MiB", from "64KiB" to "1GiB";
+        /// The same in the other direction.
+        send_window: ByteSize = "32MiB", from "64KiB" to "1GiB";
+        /// Requests of one node at a time.
+        streams_max: usize = 256, from 8 to 10000;
+        /// Handshakes at a time from addresses that are known to be real.
+        handshakes_max: usize = 256, from 8 to 10000;
+        /// Nodes that ask to join at a time.
+        joiners_max: usize = 8, from 1 to 1000;
     }
 
     /// What is written to standard error.

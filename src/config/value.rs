@@ -1,11 +1,12 @@
 //! The types a key can have: how each is read from a text, and how it is written back.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keppel_federation::vocabulary::AccountName;
+use keppel_federation::membership::seeds::Seed;
+use keppel_federation::vocabulary::{AccountName, Region};
 
 use crate::api::serve::ListenAddress;
 
@@ -260,6 +261,52 @@ impl Value for AccountName {
     }
 }
 
+impl Value for Region {
+    fn expected() -> String {
+        "a region: write 1 to 32 characters out of a-z, 0-9 and '-', not starting with '-'".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        Self::parse(raw.text()?).ok()
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(self.as_str())
+    }
+}
+
+/// An IP address with a UDP port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpAddress(pub SocketAddr);
+
+impl Value for UdpAddress {
+    fn expected() -> String {
+        "an IP address and a port, such as \"[::]:7000\"".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        raw.text()?.trim().parse().ok().map(Self)
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.0.to_string())
+    }
+}
+
+impl Value for Seed {
+    fn expected() -> String {
+        "a host and a port, such as \"eu.registry.example:7000\"".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        raw.text()?.trim().parse().ok()
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
 /// An empty text stands for "none", so that a later source can take back what an earlier one set.
 impl<T: Value> Value for Option<T> {
     fn expected() -> String {
@@ -386,6 +433,16 @@ mod tests {
         for text in ["", "5000", "127.0.0.1", "example.org:80", "127.0.0.1:70000", "unix:"] {
             assert_eq!(read::<ListenAddress>(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn nodes_are_named_by_host_and_port_and_listened_on_by_address() {
+        let seed = read::<Seed>("eu.example:7000").expect("a seed");
+        assert_eq!(seed.to_toml(), "\"eu.example:7000\"");
+        assert_eq!(read::<Seed>("eu.example"), None);
+        assert_eq!(read::<UdpAddress>("[::]:7000").map(|address| address.0.port()), Some(7000));
+        assert_eq!(read::<UdpAddress>("localhost:7000"), None);
+        assert_eq!(read::<Region>("EU"), None);
     }
 
     #[test]

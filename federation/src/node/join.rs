@@ -60,7 +60,10 @@ pub enum JoinError {
         own: Role,
     },
     /// The node is in a federation with others.
-    #[error("this node is a member of a federation of {members} nodes: have it removed there first")]
+    #[error(
+        "this node belongs to a federation of {members} nodes: to join another one, or again after it was removed, \
+         give it a new identity by moving node.key and federation.db out of its data directory"
+    )]
     AlreadyMember {
         /// How many nodes.
         members: usize,

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use events::{FederationEvent, FederationEvents};
@@ -44,6 +44,8 @@ use crate::vocabulary::{NodeId, Region};
 #[derive(Clone)]
 pub struct Federation {
     inner: Arc<Inner>,
+    // The tasks hold the node, too: they end when the last of those whom the host has is dropped.
+    _stop: Arc<DropGuard>,
 }
 
 struct Inner {
@@ -139,7 +141,8 @@ impl Federation {
         inner.spawn(roster::run(inner.clone()));
         inner.spawn(record::run(inner.clone()));
         inner.spawn(seeding::run(inner.clone()));
-        Ok(Self { inner })
+        let stop = Arc::new(inner.stop.clone().drop_guard());
+        Ok(Self { inner, _stop: stop })
     }
 
     /// This node.

@@ -106,20 +106,38 @@ impl Federation {
         let members = state.members();
         let quorum = quorum(&seen, claims.majority_contact_age(), inner.options.claims.heartbeat_interval * 10);
         let described = members.iter().map(|member| describe(inner, member, &seen));
+        let described: Vec<Described> = join_all(described).await;
+        // Whom all others that answer call a stranger was removed, and cannot have heard of it.
+        let disowned = described.iter().any(|member| member.disowns)
+            && described.iter().all(|member| member.disowns || member.status.this || member.status.uptime_s.is_none());
+        let quorum = if disowned { QuorumStatus::disowned() } else { quorum };
         FederationStatus {
             node: seen.node,
             region: inner.options.region.clone(),
             part: seen.part.as_str(),
-            member: state.member(seen.node).is_some(),
+            member: state.member(seen.node).is_some() && !disowned,
             leader: seen.leader,
             term: seen.term,
             voters: seen.voters.iter().copied().collect(),
             quorum,
             applied: seen.applied,
             accounts: state.accounts_len(),
-            members: join_all(described).await,
+            members: described.into_iter().map(|member| member.status).collect(),
         }
     }
+}
+
+impl QuorumStatus {
+    fn disowned() -> Self {
+        let words = "the other members do not know this node any more: it was removed from the federation";
+        Self { healthy: false, explanation: Some(words.to_owned()) }
+    }
+}
+
+/// What is known of a member, and whether it calls this node a stranger.
+struct Described {
+    status: MemberStatus,
+    disowns: bool,
 }
 
 /// A majority was heard of lately, or it was not.
@@ -132,7 +150,7 @@ fn quorum(seen: &ClaimsStatus, contact_age: Option<Duration>, patience: Duration
     QuorumStatus { healthy, explanation }
 }
 
-async fn describe(inner: &Inner, member: &Member, seen: &ClaimsStatus) -> MemberStatus {
+async fn describe(inner: &Inner, member: &Member, seen: &ClaimsStatus) -> Described {
     let this = member.node == seen.node;
     let peer = inner.membership.get_peer(member.node);
     let health = if this { Health::Alive } else { peer.as_ref().map_or(Health::Unknown, |peer| peer.health) };
@@ -140,13 +158,14 @@ async fn describe(inner: &Inner, member: &Member, seen: &ClaimsStatus) -> Member
     let asked = match (this, health) {
         (true, _) => Ok(own_answer(inner, seen)),
         (false, Health::Down) => Err(None),
-        (false, _) => ask(inner, member.node).await.map_err(|e| Some(e.to_string())),
+        (false, _) => ask(inner, member.node).await.map_err(Some),
     };
+    let disowns = matches!(&asked, Err(Some(TransportError::Refused { reason, .. })) if reason.contains("member"));
     let (answer, problem) = match asked {
         Ok(answer) => (Some(answer), None),
-        Err(problem) => (None, problem),
+        Err(problem) => (None, problem.map(|e| e.to_string())),
     };
-    MemberStatus {
+    let status = MemberStatus {
         node: member.node,
         region: member.region.clone(),
         role: member.role.as_str(),
@@ -165,7 +184,8 @@ async fn describe(inner: &Inner, member: &Member, seen: &ClaimsStatus) -> Member
         addresses: card.map_or_else(|| member.addresses.clone(), |card| card.addresses),
         api_url: member.api_url.clone(),
         problem,
-    }
+    };
+    Described { status, disowns }
 }
 
 async fn ask(inner: &Inner, node: NodeId) -> Result<Answer, TransportError> {

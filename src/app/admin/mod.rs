@@ -1,0 +1,13 @@
+//! The operator's door to a running node: a socket in the data folder, for the folder's owner only.
+//!
+//! One request and one answer per connection, each a line of JSON. It has what only an operator may do to the
+//! federation; everything about images goes through HTTP.
+
+mod client;
+mod message;
+mod server;
+mod socket;
+
+pub use client::{AdminError, ask};
+pub use message::{Answer, InvitedRole, MemberInfo, MemberState, Request, Status};
+pub(super) use server::AdminServer;

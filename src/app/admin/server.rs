@@ -1,0 +1,178 @@
+//! Answers the operator of a running node.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keppel_federation::Federation;
+use keppel_federation::admission::Invitation;
+use keppel_federation::claims::{Outcome, VoterPolicy};
+use keppel_federation::vocabulary::NodeId;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::socket::SocketPath;
+use super::{Answer, MemberInfo, Request};
+
+const REQUEST_BYTES_MAX: u64 = 64 << 10;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const WORK_TIMEOUT: Duration = Duration::from_secs(80);
+const CONNECTIONS_MAX: usize = 16;
+
+/// The socket while it is served. Dropping it ends that and removes the socket.
+#[derive(Debug)]
+pub struct AdminServer {
+    task: JoinHandle<()>,
+    path: PathBuf,
+}
+
+impl AdminServer {
+    /// Serves the socket of a data folder, whose lock the caller holds: what is there is of a dead process.
+    pub fn spawn(data: &Path, federation: Federation) -> io::Result<Self> {
+        let (temporary, socket) = (SocketPath::of(data, ".new")?, SocketPath::of(data, "")?);
+        match std::fs::remove_file(temporary.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(temporary.path())?;
+        // Closed to others before it has the name under which anyone looks for it.
+        std::fs::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(temporary.path(), socket.path())?;
+        Ok(Self { task: tokio::spawn(serve(listener, federation)), path: data.join("admin.sock") })
+    }
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, "the operator's socket was not removed");
+        }
+    }
+}
+
+async fn serve(listener: UnixListener, federation: Federation) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let federation = federation.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = answer(stream, &federation).await {
+                        tracing::debug!(%error, "an operator's request failed");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the operator's socket failed");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: UnixStream, federation: &Federation) -> io::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    // SAFETY: takes nothing and cannot fail.
+    let own = unsafe { libc::geteuid() };
+    if peer != own && peer != 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let (read, mut write) = stream.split();
+    let mut line = String::new();
+    timeout(REQUEST_TIMEOUT, BufReader::new(read.take(REQUEST_BYTES_MAX)).read_line(&mut line)).await??;
+    let answer = match serde_json::from_str::<Request>(&line) {
+        Ok(request) => match timeout(WORK_TIMEOUT, carry_out(federation, request)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(reason)) => Answer::Refused { reason },
+            Err(_) => Answer::Refused { reason: format!("not done within {WORK_TIMEOUT:?}") },
+        },
+        Err(error) => Answer::Refused { reason: format!("not a request this version knows: {error}") },
+    };
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    timeout(REQUEST_TIMEOUT, write.write_all(&line)).await?
+}
+
+async fn carry_out(federation: &Federation, request: Request) -> Result<Answer, String> {
+    match request {
+        Request::Invite { region, role, lifetime_s } => {
+            let lifetime = Duration::from_secs(lifetime_s);
+            let invitation = federation.invite(region, role.into(), lifetime).await.map_err(in_words)?;
+            Ok(Answer::Invitation { text: invitation.to_text() })
+        }
+        Request::Join { invitation } => {
+            let invitation = Invitation::parse(&invitation).map_err(in_words)?;
+            let member = federation.join(&invitation).await.map_err(in_words)?;
+            Ok(Answer::Joined { node: member.node, region: member.region })
+        }
+        Request::Members => {
+            let info = |member: keppel_federation::claims::Member| MemberInfo {
+                node: member.node,
+                region: member.region,
+                role: member.role.as_str().to_owned(),
+                addresses: member.addresses,
+                api_url: member.api_url,
+            };
+            Ok(Answer::Members { members: federation.members().into_iter().map(info).collect() })
+        }
+        Request::Remove { node } => {
+            let node = find_member(federation, &node)?;
+            done(federation.remove(node).await.map_err(in_words)?.outcome)
+        }
+        Request::Status => {
+            let status = serde_json::to_value(federation.status().await).map_err(in_words)?;
+            Ok(Answer::Status { status })
+        }
+        Request::SetVoters { nodes } => {
+            let nodes: Result<Vec<NodeId>, String> = nodes.iter().map(|node| find_member(federation, node)).collect();
+            let nodes = nodes?;
+            let policy = match nodes.is_empty() {
+                true => VoterPolicy::Automatic,
+                false => VoterPolicy::Fixed(nodes.into_iter().collect()),
+            };
+            done(federation.set_voters(policy).await.map_err(in_words)?.outcome)
+        }
+    }
+}
+
+fn done(outcome: Outcome) -> Result<Answer, String> {
+    match outcome {
+        Outcome::Done => Ok(Answer::Done),
+        Outcome::NotFound | Outcome::NotMember { .. } => Err("it is not a member".into()),
+        Outcome::Refused(refusal) => Err(refusal.to_string()),
+        other => Err(format!("unexpected outcome: {other:?}")),
+    }
+}
+
+fn find_member(federation: &Federation, text: &str) -> Result<NodeId, String> {
+    let members = federation.members().into_iter().map(|member| member.node);
+    let found: Vec<NodeId> = members.filter(|node| !text.is_empty() && node.to_string().starts_with(text)).collect();
+    match found[..] {
+        [node] => Ok(node),
+        [] => Err(format!("no member has an id that begins with {text:?}: see `keppel federation members`")),
+        _ => Err(format!("{} members have ids that begin with {text:?}: write more of it", found.len())),
+    }
+}
+
+/// An error with all its causes.
+fn in_words(error: impl std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Some errors already hold the words of their cause.
+        if !words.contains(&more) {
+            words = format!("{words}: {more}");
+        }
+        cause = error.source();
+    }
+    words
+}

@@ -1,0 +1,119 @@
+//! Members and status as tables for people.
+
+use std::fmt::Write as _;
+
+use crate::app::admin::{MemberInfo, MemberState, Status};
+
+/// Digits of a node id that a person needs to tell nodes apart.
+const SHORT: usize = 10;
+
+/// The members.
+pub(super) fn members_table(members: &[MemberInfo]) -> String {
+    let rows = members.iter().map(|member| {
+        let addresses: Vec<String> = member.addresses.iter().map(ToString::to_string).collect();
+        [
+            member.node.to_string(),
+            member.region.to_string(),
+            member.role.clone(),
+            addresses.join(" "),
+            or_dash(&member.api_url),
+        ]
+    });
+    table(["NODE", "REGION", "ROLE", "ADDRESSES", "API"], rows)
+}
+
+/// The status, beginning with what matters most.
+pub(super) fn status_text(status: &Status) -> String {
+    let mut text = String::new();
+    if !status.member {
+        text.push_str("This node is not a member of a federation: it waits to join, or was removed.\n");
+    }
+    let leader = status.members.iter().find(|member| member.leader);
+    let leader = leader.map_or_else(|| "nobody leads".to_owned(), |member| format!("{} leads", member.region));
+    let quorum = if status.quorum.healthy { "decisions are taken" } else { "NO DECISIONS can be taken" };
+    let voters = status.members.iter().filter(|member| member.voter).count();
+    let _ = writeln!(
+        text,
+        "{quorum}; {leader} in term {}; {voters} of {} members vote; {} accounts are claimed",
+        status.term,
+        status.members.len(),
+        status.accounts
+    );
+    if let Some(explanation) = &status.quorum.explanation {
+        let _ = writeln!(text, "{explanation}");
+    }
+    text.push('\n');
+    let rows = status.members.iter().map(row);
+    text.push_str(&table(["NODE", "REGION", "ROLE", "HEALTH", "VOTE", "RTT", "VERSION", "LOG", ""], rows));
+    text
+}
+
+fn row(member: &MemberState) -> [String; 9] {
+    let vote = match (member.leader, member.voter) {
+        (true, _) => "leader",
+        (false, true) => "voter",
+        (false, false) => "-",
+    };
+    let note = match (&member.problem, member.this) {
+        (_, true) => "this node".to_owned(),
+        (Some(problem), false) => problem.clone(),
+        (None, false) => String::new(),
+    };
+    [
+        member.node.to_string()[..SHORT].to_owned(),
+        member.region.to_string(),
+        member.role.clone(),
+        member.health.clone(),
+        vote.to_owned(),
+        member.round_trip_ms.map_or_else(|| "-".to_owned(), |time| format!("{time:.1} ms")),
+        member.version.clone().unwrap_or_else(|| "-".to_owned()),
+        member.applied.map_or_else(|| "-".to_owned(), |applied| applied.to_string()),
+        note,
+    ]
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+/// Columns as wide as their widest cell, two spaces apart.
+fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_says_first_whether_decisions_are_taken() {
+        let id = "ab".repeat(32);
+        let status = serde_json::json!({
+            "node": id, "part": "leader", "member": true, "leader": id, "term": 3, "accounts": 2,
+            "quorum": { "healthy": false, "explanation": "bring it back" },
+            "members": [{
+                "node": id, "region": "eu", "role": "full", "health": "alive", "this": true, "voter": true,
+                "leader": true, "round_trip_ms": null, "version": "1.0", "applied": 17, "problem": null,
+            }],
+        });
+        let text = status_text(&serde_json::from_value(status).expect("a status"));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            "NO DECISIONS can be taken; eu leads in term 3; 1 of 1 members vote; 2 accounts are claimed"
+        );
+        assert_eq!(lines[1], "bring it back");
+        assert_eq!(lines[4], "ababababab  eu      full  alive   leader  -    1.0      17   this node");
+    }
+}
