@@ -105,9 +105,12 @@ impl Node {
                     Attempt::Silence
                 }
             },
-            Err(TransportError::UnknownNode(_) | TransportError::TooLarge { .. } | TransportError::Refused { .. }) => {
-                Attempt::Unsent
-            }
+            Err(
+                TransportError::UnknownNode(_)
+                | TransportError::NotConnected { .. }
+                | TransportError::TooLarge { .. }
+                | TransportError::Refused { .. },
+            ) => Attempt::Unsent,
             Err(TransportError::Unreachable { .. } | TransportError::Timeout { .. }) => Attempt::Silence,
         }
     }

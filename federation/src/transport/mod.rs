@@ -37,7 +37,15 @@ pub enum TransportError {
     /// No address of the node is known.
     #[error("no address of node {0} is known")]
     UnknownNode(NodeId),
-    /// The node could not be reached, or the connection broke. Whether the request was carried out is not known.
+    /// No connection to the node could be made, so the request was not sent.
+    #[error("node {node} cannot be connected to: {cause}")]
+    NotConnected {
+        /// The node asked.
+        node: NodeId,
+        /// What the network said.
+        cause: String,
+    },
+    /// The connection to the node broke. Whether the request was carried out is not known.
     #[error("node {node} is unreachable: {cause}")]
     Unreachable {
         /// The node asked.

@@ -30,7 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use quinn::{Connection, ReadError, RecvStream, SendDatagramError, SendStream, WriteError};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -163,11 +163,14 @@ impl Transport for QuicTransport {
         deadline: Duration,
     ) -> Result<Bytes, TransportError> {
         too_large(request.len(), channels::limits(channel).request_bytes)?;
-        let exchange = async {
-            let (send, receive) = self.shared.open_stream(to).await?;
-            self.shared.exchange(to, send, receive, channel, &request).await
-        };
-        timeout(deadline, exchange).await.unwrap_or(Err(TransportError::Timeout { node: to, after: deadline }))
+        let end = Instant::now() + deadline;
+        let connected = timeout_at(end, self.shared.open_stream(to)).await;
+        let (send, receive) = connected.unwrap_or_else(|_| {
+            let cause = format!("no connection within {deadline:?}");
+            Err(TransportError::NotConnected { node: to, cause })
+        })?;
+        let exchange = self.shared.exchange(to, send, receive, channel, &request);
+        timeout_at(end, exchange).await.unwrap_or(Err(TransportError::Timeout { node: to, after: deadline }))
     }
 
     async fn knock(
@@ -383,7 +386,7 @@ fn answer_error(node: NodeId, error: WireError) -> TransportError {
 fn dial_error(node: NodeId, cause: String, refused: bool) -> TransportError {
     match refused {
         true => TransportError::Refused { node, reason: cause },
-        false => TransportError::Unreachable { node, cause },
+        false => TransportError::NotConnected { node, cause },
     }
 }
 
