@@ -148,13 +148,25 @@ fn check_federation(config: &Config, origin: &impl Fn(&str) -> Origin, problems:
         }
     };
     let probes = federation.probe_interval >= federation.probe_round_trip * 2;
-    demand(probes, "federation.probe_interval", "it must be twice federation.probe_round_trip or more");
+    demand(
+        probes,
+        "federation.probe_interval",
+        "it goes with federation.probe_round_trip, of which it must be twice or more",
+    );
     let heartbeats = federation.election_timeout_min >= federation.heartbeat_interval * 2;
-    demand(heartbeats, "federation.election_timeout_min", "it must be two federation.heartbeat_interval or more");
+    demand(
+        heartbeats,
+        "federation.election_timeout_min",
+        "it goes with federation.heartbeat_interval, of which it must be twice or more",
+    );
     let elections = federation.election_timeout_max > federation.election_timeout_min;
-    demand(elections, "federation.election_timeout_max", "it must be more than federation.election_timeout_min");
+    demand(
+        elections,
+        "federation.election_timeout_max",
+        "it goes with federation.election_timeout_min, than which it must be more",
+    );
     let alive = federation.idle_timeout >= federation.keep_alive * 2;
-    demand(alive, "federation.keep_alive", "it must be half of federation.idle_timeout or less");
+    demand(alive, "federation.keep_alive", "it goes with federation.idle_timeout, of which it must be half or less");
 }
 
 #[cfg(test)]

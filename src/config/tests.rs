@@ -196,8 +196,9 @@ fn every_default_bound_and_example_can_be_read_and_stands_within_its_bounds() {
         for text in bounds.into_iter().flatten().chain([key.default]).chain(key.example) {
             let problems = load_text(&format!("[{}]\n{} = {text}\n", key.section, key.name)).err();
             let wrong = problems.map(|problems| problems.to_string()).unwrap_or_default();
-            // Some go with others only: a certificate with its file, few threads with few permits.
-            let together = ["/etc/keppel/tls/", "is too few"].iter().any(|known| wrong.contains(known));
+            // Some go with others only: a certificate with its file, few threads with few permits, times of one protocol.
+            let together =
+                ["/etc/keppel/tls/", "is too few", "goes with federation."].iter().any(|known| wrong.contains(known));
             assert!(wrong.is_empty() || together, "{} = {text}: {wrong}", key.path());
         }
     }
@@ -305,4 +306,14 @@ proptest! {
     fn no_variable_panics(name in "KEPPEL_[A-Z_]{0,20}", value in "\\PC{0,20}") {
         let _ = load_with("", &[(&name, &value), ("KEPPEL_HTTP_LISTEN", &value), ("KEPPEL_NODE_DATA", &value)]);
     }
+}
+
+#[test]
+fn times_of_the_federation_are_checked_against_each_other() {
+    let wrong =
+        load_text("[federation]\nprobe_interval = \"1s\"\nelection_timeout_max = \"1s\"\n").expect_err("refused");
+    let wrong = wrong.to_string();
+    assert!(wrong.contains("federation.probe_interval: it goes with federation.probe_round_trip"), "{wrong}");
+    assert!(wrong.contains("federation.election_timeout_max: it goes with federation.election_timeout_min"), "{wrong}");
+    load_text("[federation]\nprobe_interval = \"1s\"\nprobe_round_trip = \"500ms\"\n").expect("they fit");
 }
