@@ -191,7 +191,7 @@ sections! {
     federation: FederationSettings {
         /// The region this node is in: a name that stays.
         region: Region = "local";
-        /// UDP addresses to listen on for other nodes, as IP address and port ("[::]:7000" is every address of this
+        /// UDP addresses to listen on for other nodes, as IP address and port (`[::]:7000` is every address of this
         /// machine). Default: none, the node stays on its own.
         listen: Vec<UdpAddress> = [];
         /// Where other nodes reach this one, as host and port, where that is not what it listens on. Names are looked
