@@ -179,6 +179,11 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, Code::TagInvalid, error.to_string())
     }
 
+    /// What is no tag names no manifest.
+    pub(crate) fn no_such_tag(error: &ParseError) -> Self {
+        Self::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, error.to_string())
+    }
+
     pub(crate) fn digest_invalid(error: &ParseError) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Code::DigestInvalid, error.to_string())
     }

@@ -228,7 +228,8 @@ async fn wrong_paths_and_methods_are_refused_in_the_form_of_the_api() {
     for (method, path, status, code) in [
         (Method::GET, "/v2/Acme/app/tags/list", 400, "NAME_INVALID"),
         (Method::GET, "/v2/acme%2Fapp/tags/list", 400, "NAME_INVALID"),
-        (Method::GET, "/v2/acme/app/manifests/.bad", 400, "TAG_INVALID"),
+        (Method::GET, "/v2/acme/app/manifests/.bad", 404, "MANIFEST_UNKNOWN"),
+        (Method::DELETE, "/v2/acme/app/manifests/.bad", 400, "TAG_INVALID"),
         (Method::GET, "/v2/acme/app/manifests/sha256:bad", 400, "DIGEST_INVALID"),
         (Method::GET, "/v2/acme/app/blobs/md5:00", 400, "DIGEST_INVALID"),
         (Method::GET, "/v2/acme/app/manifests/none", 404, "NAME_UNKNOWN"),

@@ -41,7 +41,12 @@ pub(super) fn get_from_memory(state: &ApiState, name: &str, reference: &str) -> 
 
 /// `GET` and `HEAD /v2/<name>/manifests/<reference>`.
 pub(super) async fn get(call: &Call<'_>, name: &str, reference: &str) -> Answer {
-    let (repository, reference) = (call.repository(name)?, parse_reference(reference)?);
+    let repository = call.repository(name)?;
+    // The specification's conformance tests ask for a malformed tag and want to hear that there is no such manifest.
+    let reference = match reference.contains(':') {
+        true => parse_reference(reference)?,
+        false => Reference::Tag(Tag::parse(reference).map_err(|error| ApiError::no_such_tag(&error))?),
+    };
     let manifest = call.state.registry().load_manifest(&repository, &reference).await?;
     respond(call.state, &manifest, call.headers, call.is_head())
 }
