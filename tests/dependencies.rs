@@ -43,6 +43,38 @@ fn every_dependency_comes_from_the_registry_or_this_repository() {
 }
 
 #[test]
+fn every_dependency_is_used() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in [root.to_owned(), root.join("federation")] {
+        let manifest: toml::Table =
+            fs::read_to_string(folder.join("Cargo.toml")).expect("it is readable").parse().expect("it is TOML");
+        for (table, places) in [("dependencies", &["src"][..]), ("dev-dependencies", &["src", "tests"])] {
+            let text: String = places.iter().map(|place| text_below(&folder.join(place))).collect();
+            let words: BTreeSet<&str> = text.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            for name in
+                manifest.get(table).and_then(|table| table.as_table()).into_iter().flat_map(|table| table.keys())
+            {
+                let word = name.replace('-', "_");
+                assert!(words.contains(word.as_str()), "{}: no source names `{name}` of [{table}]", folder.display());
+            }
+        }
+    }
+}
+
+/// All Rust text below a folder, which need not exist.
+fn text_below(folder: &Path) -> String {
+    let mut text = String::new();
+    for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        if path.is_dir() {
+            text += &text_below(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &fs::read_to_string(&path).expect("a source file is readable text");
+        }
+    }
+    text
+}
+
+#[test]
 fn licence_expressions_are_understood() {
     let allowed: BTreeSet<String> =
         ["MIT", "Apache-2.0", "Unicode-3.0", "Apache-2.0 WITH LLVM-exception"].map(String::from).into();

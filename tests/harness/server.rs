@@ -131,6 +131,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // In order it would wait for this test's own idle connections; tests of that call `stop`.
+        self.kill();
         if std::thread::panicking() {
             let log = self.log();
             let start = log.len().saturating_sub(8000);
