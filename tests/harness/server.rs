@@ -137,6 +137,8 @@ impl Drop for Server {
             let log = self.log();
             let start = log.len().saturating_sub(8000);
             eprintln!("--- the server's log ---\n{}", String::from_utf8_lossy(&log.as_bytes()[start..]));
+        } else {
+            assert!(!self.log().contains("panicked at"), "the server panicked:\n{}", self.log());
         }
     }
 }
