@@ -13,7 +13,10 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::error::chain;
+use super::{
+    error::chain,
+    serve::{FileSender, PART_MAX_BYTES},
+};
 use crate::{registry::BodyError, storage::BlobReader};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -75,19 +78,33 @@ impl http_body::Body for Body {
 /// that the client notices.
 pub(crate) struct BlobBody {
     reader: BlobReader,
+    files: Option<FileSender>,
     left_bytes: u64,
     sent: metrics::Counter,
     request_id: HeaderValue,
 }
 
 impl BlobBody {
-    pub(crate) fn new(reader: BlobReader, size_bytes: u64, sent: metrics::Counter, request_id: HeaderValue) -> Self {
-        Self { reader, left_bytes: size_bytes, sent, request_id }
+    /// `files` takes what need not be read, where there is such a thing.
+    pub(crate) fn new(
+        reader: BlobReader,
+        files: Option<FileSender>,
+        sent: metrics::Counter,
+        request_id: HeaderValue,
+    ) -> Self {
+        Self { left_bytes: reader.left_bytes(), reader, files, sent, request_id }
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
         if self.left_bytes == 0 {
             return Poll::Ready(None);
+        }
+        if let Some(files) = &self.files
+            && let Some(part) = self.reader.take_file_part(PART_MAX_BYTES)
+        {
+            self.left_bytes -= part.size_bytes as u64;
+            self.sent.increment(part.size_bytes as u64);
+            return Poll::Ready(Some(Ok(files.stand_in(part))));
         }
         let failure: BoxError = match ready!(self.reader.poll_next_unpin(cx)) {
             Some(Ok(bytes)) if bytes.len() as u64 <= self.left_bytes => {

@@ -290,3 +290,49 @@ async fn a_sender_that_stalls_is_told_so_and_what_arrived_stays() {
     assert_eq!((status.status, status.header("range")), (StatusCode::NO_CONTENT, "0-4"));
     node.stop().await;
 }
+
+#[tokio::test]
+async fn large_blobs_arrive_byte_for_byte_by_every_way_of_sending_them() {
+    let node = Node::start();
+    let content: &'static [u8] = (0..5_000_003_u32).map(|at| (at % 251) as u8).collect::<Vec<_>>().leak();
+    let digest = node.push_blob("acme/app", content).await;
+    let path = format!("/v2/acme/app/blobs/{digest}");
+    let http2 = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let url = format!("http://{}{path}", node.server.addresses()[0]);
+    for (first, last) in
+        [(0, 5_000_002), (1, 5_000_001), (262_143, 262_144), (300_000, 2_000_000), (4_999_999, 5_000_002)]
+    {
+        let range = format!("bytes={first}-{last}");
+        for request in [node.ask(Method::GET, &path), http2.get(&url)] {
+            let found = answer(request.header("range", &range)).await;
+            assert_eq!(found.status, StatusCode::PARTIAL_CONTENT);
+            assert!(found.body == content[first..=last], "{range}");
+        }
+    }
+    // Several on one connection, one behind the other, and all at once on several.
+    let pulls = (0..16).map(|_| node.get(&path));
+    for found in futures_util::future::join_all(pulls).await {
+        assert!(found.body == content);
+    }
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n");
+    let pipelined = format!("{request}\r\n{request}connection: close\r\n\r\n");
+    let mut stream = TcpStream::connect(node.server.addresses()[0]).await.unwrap();
+    stream.write_all(pipelined.as_bytes()).await.unwrap();
+    let mut both = Vec::new();
+    stream.read_to_end(&mut both).await.unwrap();
+    assert_eq!(bodies_equal_to(&both, content), 2);
+    drop(http2);
+    node.stop().await;
+}
+
+/// How often the content follows the end of a head.
+fn bodies_equal_to(answer: &[u8], content: &[u8]) -> usize {
+    let mut rest = answer;
+    let mut count = 0;
+    while let Some(end) = rest.windows(4).position(|window| window == b"\r\n\r\n") {
+        rest = &rest[end + 4..];
+        let Some(after) = rest.strip_prefix(content) else { return count };
+        (rest, count) = (after, count + 1);
+    }
+    count
+}

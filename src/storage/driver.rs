@@ -1,5 +1,8 @@
 //! The seam between the façade and the places where bytes can be.
 
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -155,6 +158,13 @@ pub trait StoredBytes: Send + Sync {
     /// # Errors
     /// [`StorageError::Io`].
     fn read_at_once(&self, offset: u64, size_bytes: usize) -> Result<Option<Bytes>, StorageError>;
+
+    /// The file that these bytes are in, at the same offsets, when `range` of it could be read without waiting for a
+    /// device: then the kernel can send it by itself. Called on async threads.
+    fn cached_file(&self, range: Range<u64>) -> Option<Arc<File>> {
+        let _ = range;
+        None
+    }
 }
 
 /// Something found in a storage space.

@@ -37,7 +37,7 @@ use keppel_federation::vocabulary::{AccountName, Algorithm, StorageKey, UploadId
 pub use driver::{ObjectIterator, ObjectKind, StagedBytes, StorageDriver, StoredBytes, StoredObject};
 pub use error::{AppendError, FinishError, StorageError};
 pub use listing::ObjectListing;
-pub use reader::BlobReader;
+pub use reader::{BlobReader, FilePart};
 pub use tree::{GROUP_BYTES, outboard_size_bytes};
 pub use upload::{StoredBlob, Upload};
 

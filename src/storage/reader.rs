@@ -1,5 +1,6 @@
 //! Bytes on their way out.
 
+use std::fs::File;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,6 +29,17 @@ pub struct BlobReader {
     workers: Workers,
 }
 
+/// A part of a blob that a file holds, and the system has in memory.
+#[derive(Debug, Clone)]
+pub struct FilePart {
+    /// The file.
+    pub file: Arc<File>,
+    /// Where in it the part begins.
+    pub offset: u64,
+    /// Its length.
+    pub size_bytes: usize,
+}
+
 enum Ahead {
     Read(Result<Bytes, StorageError>),
     Reading(Pin<Box<dyn Future<Output = Result<Bytes, StorageError>> + Send>>),
@@ -49,6 +61,20 @@ impl BlobReader {
     /// How many bytes are still to come.
     pub fn left_bytes(&self) -> u64 {
         self.end - self.offset
+    }
+
+    /// Takes the next part, of `size_max_bytes` at most, out of the stream as a place in a file, for whoever can have
+    /// the kernel send it. `None` where that is not possible at the moment: then poll the stream, and try again after.
+    pub fn take_file_part(&mut self, size_max_bytes: usize) -> Option<FilePart> {
+        if self.ahead.is_some() || self.left_bytes() == 0 {
+            return None;
+        }
+        let size_bytes = usize::try_from(self.left_bytes()).map_or(size_max_bytes, |left| left.min(size_max_bytes));
+        let (offset, end) = (self.offset, self.offset + size_bytes as u64);
+        let file = self.source.cached_file(offset..end)?;
+        self.offset = end;
+        metrics::counter!("keppel_storage_read_bytes_total").increment(size_bytes as u64);
+        Some(FilePart { file, offset, size_bytes })
     }
 
     fn next_piece_bytes(&self) -> usize {

@@ -40,11 +40,10 @@ pub(super) async fn get(call: &Call<'_>, name: &str, digest: &str) -> Answer {
         }
         Wanted::Nothing => return Err(ApiError::range_not_satisfiable(blob.size_bytes)),
     };
-    let size_bytes = range.end - range.start;
-    if size_bytes > 0 {
+    if !range.is_empty() {
         let reader = registry.open_blob(&blob, range).await?;
         let sent = call.state.metrics().blob_sent.clone();
-        *response.body_mut() = Body::Blob(BlobBody::new(reader, size_bytes, sent, call.request_id.clone()));
+        *response.body_mut() = Body::Blob(BlobBody::new(reader, call.files.cloned(), sent, call.request_id.clone()));
     }
     Ok(response)
 }

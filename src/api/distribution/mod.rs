@@ -29,7 +29,7 @@ use super::{
     body::{Body, RequestBody},
     error::ApiError,
     metrics::Route,
-    serve::Peer,
+    serve::{FileSender, Peer},
     service::ApiState,
 };
 
@@ -50,6 +50,8 @@ struct Call<'a> {
     method: &'a Method,
     headers: &'a http::HeaderMap,
     query: Query<'a>,
+    /// What takes parts of blobs in place of their bytes.
+    files: Option<&'a FileSender>,
 }
 
 impl Call<'_> {
@@ -131,7 +133,15 @@ async fn dispatch(state: &ApiState, peer: &Peer, request_id: &HeaderValue, reque
     let scope = endpoint.scope(&parts.method).ok_or_else(|| ApiError::method_not_allowed(endpoint.allow()))?;
     let visitor = Visitor::identify(state, &parts.headers, &parts.uri, peer, scope).await?;
     visitor.authorize(scope)?;
-    let call = Call { state, visitor: &visitor, request_id, method: &parts.method, headers: &parts.headers, query };
+    let call = Call {
+        state,
+        visitor: &visitor,
+        request_id,
+        method: &parts.method,
+        headers: &parts.headers,
+        query,
+        files: peer.file_sender(parts.version),
+    };
     let idle_timeout = state.options().server.body_idle_timeout;
     let body = RequestBody::new(incoming, idle_timeout, state.metrics().received.clone());
     match (endpoint, &parts.method) {

@@ -3,12 +3,11 @@
 //! One coarse timer per connection looks at the counters; nothing on the way of a request arms or resets a timer.
 
 use std::{
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
     },
-    task::{Context, Poll, Waker},
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -76,14 +75,14 @@ impl Activity {
         }
     }
 
-    fn read(&self, bytes: usize) {
+    pub(super) fn read(&self, bytes: usize) {
         self.moved_bytes.fetch_add(bytes as u64, Relaxed);
         if bytes > 0 && self.handlers.load(Relaxed) == 0 {
             self.head_pending.store(true, Relaxed);
         }
     }
 
-    fn wrote(&self, written: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
+    pub(super) fn wrote(&self, written: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
         self.write_blocked.store(written.is_pending(), Relaxed);
         if let Poll::Ready(Ok(bytes)) = written {
             self.moved_bytes.fetch_add(bytes as u64, Relaxed);
@@ -91,7 +90,7 @@ impl Activity {
         written
     }
 
-    fn linger(&self) {
+    pub(super) fn linger(&self) {
         self.lingering.store(true, Relaxed);
     }
 
@@ -251,80 +250,6 @@ impl Watch {
                 if self.closing { Verdict::Close } else { Verdict::Stay }
             }
         }
-    }
-}
-
-/// A transport that reports what it moves, and that on closing reads on for a moment: a peer which is still sending
-/// would otherwise get a reset that destroys the answer it has not read yet.
-#[derive(Debug)]
-pub(super) struct Watched<S> {
-    stream: S,
-    activity: Arc<Activity>,
-    lingering: bool,
-    linger_left_bytes: usize,
-}
-
-impl<S> Watched<S> {
-    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, lingering: false, linger_left_bytes: 64 * 1024 * 1024 }
-    }
-}
-
-impl<S: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.activity.read(buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.activity.wrote(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.activity.wrote(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        let this = self.get_mut();
-        if !this.lingering {
-            std::task::ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-            this.lingering = true;
-            this.activity.linger();
-        }
-        let mut scratch = [std::mem::MaybeUninit::uninit(); 16 * 1024];
-        while this.linger_left_bytes > 0 {
-            let mut buffer = tokio::io::ReadBuf::uninit(&mut scratch);
-            match std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {
-                    this.linger_left_bytes = this.linger_left_bytes.saturating_sub(buffer.filled().len());
-                }
-                // The peer is gone, which is all that was waited for.
-                Ok(()) | Err(_) => break,
-            }
-        }
-        Poll::Ready(Ok(()))
     }
 }
 

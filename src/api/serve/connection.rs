@@ -19,9 +19,10 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     ServerOptions,
-    activity::{Activity, Stage, Verdict, Watch, Watched},
+    activity::{Activity, Stage, Verdict, Watch},
     tls::Certificates,
     tracked::Tracked,
+    transport::Transport,
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -73,26 +74,24 @@ pub(super) fn builder(options: &ServerOptions, tasks: TaskTracker) -> auto::Buil
 const MAX_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Serves a connection until it ends, is judged dead by its watch, or the server aborts it.
-pub(super) async fn serve<IO, S, B>(
-    stream: IO,
+pub(super) async fn serve<S, B>(
+    transport: Transport,
     certificates: Option<Arc<Certificates>>,
     service: S,
     activity: Arc<Activity>,
     builder: Arc<auto::Builder<TrackedExecutor>>,
     options: Arc<ServerOptions>,
 ) where
-    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Unpin + Send + 'static,
     B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let stream = Watched::new(stream, activity.clone());
     let service = Tracked::new(service, activity.clone());
     let Some(certificates) = certificates else {
-        return drive(stream, service, &activity, &builder, &options).await;
+        return drive(transport, service, &activity, &builder, &options).await;
     };
-    let handshake = tokio_rustls::TlsAcceptor::from(certificates.current()).accept(stream);
+    let handshake = tokio_rustls::TlsAcceptor::from(certificates.current()).accept(transport);
     let mut handshake = pin!(tokio::time::timeout(options.handshake_timeout, handshake));
     let handshake = poll_fn(|cx| match activity.stage(cx.waker()) {
         Stage::Running => handshake.as_mut().poll(cx).map(Some),

@@ -10,11 +10,12 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream},
 };
 
-use super::{ListenAddress, error::ServeError};
+use super::{ListenAddress, error::ServeError, send_file};
+use crate::storage::FilePart;
 
 const BACKLOG: u32 = 4096;
 
@@ -104,6 +105,33 @@ impl Stream {
             Self::Tcp(stream) => stream.try_write(NO_ROOM),
             Self::Unix(stream) => stream.try_write(NO_ROOM),
         };
+    }
+}
+
+impl Stream {
+    /// Whether the kernel can send files on it.
+    pub(super) fn takes_files(&self) -> bool {
+        cfg!(target_os = "linux") && matches!(self, Self::Tcp(_))
+    }
+
+    /// Has the kernel send some of a part of a file; gives how much.
+    #[cfg(target_os = "linux")]
+    pub(super) fn poll_send_file(&self, cx: &mut Context<'_>, part: &FilePart) -> Poll<io::Result<usize>> {
+        let Self::Tcp(stream) = self else { return Poll::Ready(Err(io::ErrorKind::Unsupported.into())) };
+        loop {
+            std::task::ready!(stream.poll_write_ready(cx))?;
+            match stream.try_io(Interest::WRITABLE, || send_file::send(stream, part)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
+    }
+
+    /// Not on this system.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn poll_send_file(&self, _: &mut Context<'_>, _: &FilePart) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 }
 

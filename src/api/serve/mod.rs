@@ -9,10 +9,12 @@ mod connection;
 mod error;
 mod listener;
 mod options;
+mod send_file;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod tracked;
+mod transport;
 
 use std::{
     collections::HashMap,
@@ -24,7 +26,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, Version};
 use hyper::{Request, Response, body::Incoming, service::Service};
 use hyper_util::server::conn::auto;
 use tokio::task::JoinHandle;
@@ -34,6 +36,9 @@ use activity::{Activity, Stage};
 use connection::TrackedExecutor;
 use listener::Listener;
 use tls::Certificates;
+use transport::Transport;
+
+pub(crate) use send_file::{FileSender, PART_MAX_BYTES};
 
 pub use error::{CertificateError, ServeError};
 pub use options::{Listen, ListenAddress, ServerOptions, TlsOptions};
@@ -45,13 +50,19 @@ pub struct Peer {
     pub address: Option<IpAddr>,
     /// The address as a header value, ready to be sent.
     pub header: HeaderValue,
+    files: Option<FileSender>,
 }
 
 impl Peer {
-    fn new(address: Option<SocketAddr>) -> Self {
+    fn new(address: Option<SocketAddr>, files: Option<FileSender>) -> Self {
         let address = address.map(|address| address.ip().to_canonical());
         let header = address.and_then(|address| HeaderValue::try_from(address.to_string()).ok());
-        Self { address, header: header.unwrap_or(HeaderValue::from_static("local")) }
+        Self { address, header: header.unwrap_or(HeaderValue::from_static("local")), files }
+    }
+
+    /// What takes parts of files in place of their bytes, where that works for an answer of this version.
+    pub(crate) fn file_sender(&self, version: Version) -> Option<&FileSender> {
+        self.files.as_ref().filter(|_| version <= Version::HTTP_11)
     }
 }
 
@@ -233,12 +244,14 @@ where
             }
             continue;
         };
-        let service = make_service(Peer::new(address));
+        let files = (certificates.is_none() && stream.takes_files()).then(FileSender::default);
+        let transport = Transport::new(stream, seat.activity.clone(), files.clone());
+        let service = make_service(Peer::new(address, files));
         let certificates = certificates.clone();
         room.tasks.spawn(async move {
             let Seat { room, activity, .. } = &seat;
             let (builder, options) = (room.builder.clone(), room.options.clone());
-            connection::serve(stream, certificates, service, activity.clone(), builder, options).await;
+            connection::serve(transport, certificates, service, activity.clone(), builder, options).await;
         });
     }
 }

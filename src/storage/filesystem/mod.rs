@@ -19,6 +19,7 @@ mod system;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -173,7 +174,7 @@ impl StorageDriver for FilesystemDriver {
         if size_bytes >= SEQUENTIAL_FROM_BYTES {
             system::expect_sequential_reads(&file);
         }
-        Ok(Some(Box::new(StoredFile { file, path, size_bytes, buffers: self.shared.buffers.clone() })))
+        Ok(Some(Box::new(StoredFile { file: Arc::new(file), path, size_bytes, buffers: self.shared.buffers.clone() })))
     }
 
     fn blob_size_bytes(&self, account: &AccountName, key: &StorageKey) -> Result<Option<u64>, StorageError> {
@@ -210,7 +211,7 @@ impl StorageDriver for FilesystemDriver {
 
 /// A blob's file, open for reading.
 struct StoredFile {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     size_bytes: u64,
     buffers: Arc<BufferPool>,
@@ -235,6 +236,16 @@ impl StoredBytes for StoredFile {
             }
             Err(error) => Err(StorageError::io("read", &self.path)(error)),
         }
+    }
+
+    fn cached_file(&self, range: Range<u64>) -> Option<Arc<File>> {
+        // Both ends are looked at: what is read in order is cached and dropped in order.
+        let is_cached = |offset| {
+            let mut byte = Vec::with_capacity(1);
+            matches!(system::read_cached_at(&self.file, &mut byte, offset, 1), Ok(true)) && byte.len() == 1
+        };
+        let last = range.end.checked_sub(1)?;
+        (is_cached(last) && is_cached(range.start)).then(|| self.file.clone())
     }
 }
 

@@ -215,3 +215,38 @@ async fn a_root_that_cannot_be_made_is_refused_with_its_name() {
     let error = Storage::filesystem(FilesystemOptions::new(file.join("sub"))).err().unwrap();
     assert!(error.to_string().contains("file/sub"), "{error}");
 }
+
+#[tokio::test]
+async fn parts_that_are_in_memory_can_be_had_as_places_in_a_file() {
+    use std::os::unix::fs::FileExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let storage = Storage::filesystem(FilesystemOptions::new(directory.path())).unwrap();
+    storage.prepare_space(&account()).await.unwrap();
+    let bytes = data(3 * MI_B + 5);
+    let blob = store(&storage, &bytes).await;
+    let mut reader = storage.open_blob(&account(), &blob.key, 7..blob.size_bytes).await.unwrap();
+    let (mut found, mut parts) = (Vec::new(), 0);
+    while reader.left_bytes() > 0 {
+        let Some(part) = reader.take_file_part(MI_B) else {
+            found.extend_from_slice(&reader.next().await.unwrap().unwrap());
+            continue;
+        };
+        let mut piece = vec![0; part.size_bytes];
+        part.file.read_exact_at(&mut piece, part.offset).unwrap();
+        found.extend_from_slice(&piece);
+        parts += 1;
+    }
+    assert!(found == bytes[7..]);
+    assert!(parts >= 2, "what was just written is in memory, but only {parts} parts were taken from there");
+
+    // A blob that has become shorter has no such part at its end: reading it says what is wrong.
+    let mut reader = storage.open_blob(&account(), &blob.key, 0..blob.size_bytes).await.unwrap();
+    reader.next().await.unwrap().unwrap();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(file_of(directory.path(), &blob.key))
+        .unwrap()
+        .set_len(MI_B as u64)
+        .unwrap();
+    assert!(reader.take_file_part(3 * MI_B).is_none());
+}
