@@ -167,6 +167,12 @@ async fn an_invitation_is_refused_with_the_reason_when_it_is_used_expired_or_alt
     let mut foreign = eu.invite(region("ap"), Role::Full, HOUR).await.unwrap();
     foreign.federation = keppel_federation::admission::FederationId::random();
     assert!(refusal(ap.join(&foreign).await).contains("another federation"));
+    let log = eu.status().await.applied;
+    for _ in 0..3 {
+        altered.secret = keppel_federation::admission::Secret::random();
+        assert!(refusal(ap.join(&altered).await).contains("no such invitation"));
+    }
+    assert_eq!(eu.status().await.applied, log, "guessing fills no log");
     let witness = eu.invite(region("ap"), Role::Witness, HOUR).await.unwrap();
     assert!(matches!(ap.join(&witness).await, Err(JoinError::OtherRole { .. })));
     assert!(matches!(us.join(&witness).await, Err(JoinError::OtherRegion { .. })));

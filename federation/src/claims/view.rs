@@ -4,7 +4,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::{Notify, broadcast, watch};
 
-use super::model::{Account, Document, DocumentKind, Member, VoterPolicy};
+use super::model::{Account, Document, DocumentKind, Invitation, Member, SecretHash, VoterPolicy};
 use super::raft::{LogId, StoredMembership};
 use super::state::{Change, State};
 use crate::vocabulary::{AccountName, NodeId, TenantId};
@@ -127,6 +127,11 @@ impl View {
     /// All members, in the order of their ids.
     pub fn members(&self) -> Vec<Arc<Member>> {
         self.shared.read().state.members().cloned().collect()
+    }
+
+    /// The invitation with this secret, used, expired or good; forgotten ones are not there.
+    pub fn invitation(&self, secret: &SecretHash) -> Option<Invitation> {
+        self.shared.read().state.invitation(secret).cloned()
     }
 
     /// Who decides who votes.

@@ -233,16 +233,20 @@ fn check_answer(inner: &Inner, invitation: &Invitation, answer: &[u8]) -> Result
 pub(super) async fn answer(inner: &Inner, from: NodeId, request: &[u8]) -> Result<Bytes, String> {
     let request = JoinRequest::decode(request).map_err(|e| e.to_string())?;
     let claims = inner.claims();
-    let federation = federation_id(&claims).await.map_err(|e| e.to_string())?;
+    let secret = SecretHash::of(request.secret.as_bytes());
+    // A stranger must not be able to fill the log: only what may be an invitation is decided about.
+    if claims.state().invitation(&secret).is_none() {
+        let state = claims.linearize().await.map_err(|e| e.to_string())?;
+        if state.invitation(&secret).is_none() {
+            return Err(in_words(&Outcome::NotFound));
+        }
+    }
+    let federation = known_federation_id(&claims).ok_or("this federation has never invited anyone")?;
     if federation != request.federation {
         return Err("the invitation is for another federation".into());
     }
-    let redeem = Command::RedeemInvitation {
-        secret: SecretHash::of(request.secret.as_bytes()),
-        node: from,
-        addresses: request.addresses,
-        api_url: request.api_url,
-    };
+    let redeem =
+        Command::RedeemInvitation { secret, node: from, addresses: request.addresses, api_url: request.api_url };
     let decision = submit_patiently(inner, &claims, redeem).await.map_err(|e| e.to_string())?;
     let Outcome::Admitted(member) = decision.outcome else {
         tracing::warn!(peer = %from, "a node was not let in: {}", in_words(&decision.outcome));
@@ -301,11 +305,7 @@ async fn doors(inner: &Inner) -> Result<Vec<Door>, InviteError> {
 
 /// The federation's id, made when it is first needed.
 async fn federation_id(claims: &Claims) -> Result<FederationId, ClaimsError> {
-    let known = || {
-        let document = claims.state().document(DocumentKind::Setting, FEDERATION_ID)?;
-        FederationId::parse(std::str::from_utf8(document.body.as_bytes()).ok()?)
-    };
-    if let Some(id) = known() {
+    if let Some(id) = known_federation_id(claims) {
         return Ok(id);
     }
     let id = FederationId::random();
@@ -320,9 +320,14 @@ async fn federation_id(claims: &Claims) -> Result<FederationId, ClaimsError> {
         // Another node was quicker.
         _ => {
             claims.linearize().await?;
-            known().ok_or_else(|| ClaimsError::Storage("the federation's id cannot be read".into()))
+            known_federation_id(claims).ok_or_else(|| ClaimsError::Storage("the federation's id cannot be read".into()))
         }
     }
+}
+
+fn known_federation_id(claims: &Claims) -> Option<FederationId> {
+    let document = claims.state().document(DocumentKind::Setting, FEDERATION_ID)?;
+    FederationId::parse(std::str::from_utf8(document.body.as_bytes()).ok()?)
 }
 
 fn millis(duration: Duration) -> u64 {

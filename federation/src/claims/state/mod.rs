@@ -63,6 +63,10 @@ impl State {
         self.members.values()
     }
 
+    pub(super) fn invitation(&self, secret: &SecretHash) -> Option<&Invitation> {
+        self.invitations.get(secret)
+    }
+
     pub(super) fn account(&self, name: &AccountName) -> Option<&Arc<Account>> {
         self.accounts.get(name)
     }
