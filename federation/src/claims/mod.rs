@@ -104,6 +104,7 @@ impl Claims {
         let background = vec![
             tokio::spawn(review::run(node.clone(), stop.clone())),
             tokio::spawn(review::keep_majority_contact(node.clone(), stop.clone())),
+            tokio::spawn(review::keep_log_small(node.clone(), belongings.log.clone(), stop.clone())),
             tokio::spawn(status::report(node, stop)),
         ];
         *claims.tasks() = Some(Tasks { belongings, background });
@@ -221,6 +222,7 @@ impl Claims {
         }
         belongings.proposer.abort();
         let _ = belongings.proposer.await;
+        drop(belongings.log);
         let closing = belongings.database.closed();
         if tokio::time::timeout(Duration::from_secs(5), closing).await.is_err() {
             tracing::warn!("the federation's database is still busy; it is left to close by itself");

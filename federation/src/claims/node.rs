@@ -12,7 +12,7 @@ use super::options::ClaimsOptions;
 use super::outcome::ClaimsError;
 use super::propose::Proposer;
 use super::raft::{Raft, RaftId, RaftMetrics, Snapshot};
-use super::store::{Database, LogStore, Machine, StoreError, load_current};
+use super::store::{Database, LogReader, LogStore, Machine, StoreError, load_current};
 use super::view::{Shared, View};
 use super::wire::{self, ConsensusReply, ConsensusRequest, Piece, PieceReply};
 use crate::transport::Transport;
@@ -36,6 +36,8 @@ pub(super) struct Node {
 pub(super) struct Belongings {
     pub(super) database: Database,
     pub(super) proposer: tokio::task::JoinHandle<()>,
+    /// For the task that watches the size of the log; taken by it.
+    pub(super) log: LogReader,
 }
 
 impl Node {
@@ -57,6 +59,7 @@ impl Node {
         {
             log.hasty = options.defect == Some(super::simulation::Defect::AcknowledgeBeforeSync);
         }
+        let reader = log.reader();
         let machine = Machine::new(database.clone(), shared.clone());
         let contacts = Arc::new(Contacts::default());
         let network = Network {
@@ -88,7 +91,7 @@ impl Node {
             incoming: tokio::sync::Mutex::default(),
             options,
         };
-        Ok((Arc::new(node), Belongings { database, proposer: task }))
+        Ok((Arc::new(node), Belongings { database, proposer: task, log: reader }))
     }
 
     /// Fails once the library has stopped, with the reason.

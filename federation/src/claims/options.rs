@@ -26,6 +26,8 @@ pub struct ClaimsOptions {
     pub snapshot_interval_entries: u64,
     /// How many decided log entries are kept for nodes that were away for a while.
     pub log_entries_kept: u64,
+    /// How many bytes the log may take: when it takes more, it is compacted early, and fewer entries are kept.
+    pub log_size_max_bytes: u64,
     /// How many bytes of state travel in one piece of a snapshot.
     pub snapshot_piece_size_bytes: usize,
     /// How long the transfer of one piece may take.
@@ -57,6 +59,7 @@ impl Default for ClaimsOptions {
             commands_waiting_max: 4096,
             snapshot_interval_entries: 5000,
             log_entries_kept: 5000,
+            log_size_max_bytes: 128 * 1024 * 1024,
             snapshot_piece_size_bytes: 512 * 1024,
             snapshot_piece_timeout: Duration::from_secs(10),
             changes_buffered_max: 1024,

@@ -14,6 +14,7 @@ use super::command::Command;
 use super::node::Node;
 use super::outcome::{ClaimsError, Outcome};
 use super::raft::RaftId;
+use super::store::LogReader;
 use super::submit::voters;
 use super::voters::{Candidate, choose_voters};
 use crate::vocabulary::{NodeId, RequestId};
@@ -163,6 +164,46 @@ fn plan(node: &Node) -> Option<ChangeMembers<RaftId, EmptyNode>> {
     }
     let left: BTreeSet<RaftId> = present.difference(&ids).map(|id| RaftId::from(*id)).collect();
     (!left.is_empty()).then_some(ChangeMembers::RemoveNodes(left))
+}
+
+/// How many new entries make it worth while to look at the size of the log again.
+const LOG_LOOK_INTERVAL_ENTRIES: u64 = 64;
+
+/// Compacts the log early when its entries are large.
+pub(super) async fn keep_log_small(node: Arc<Node>, log: LogReader, stop: CancellationToken) {
+    let mut looked_at = 0;
+    loop {
+        let look = async {
+            tokio::time::sleep(node.options.voters_review_interval).await;
+            let last = node.metrics.borrow().last_log_index.unwrap_or(0);
+            if last >= looked_at + LOG_LOOK_INTERVAL_ENTRIES {
+                looked_at = last;
+                compact_if_large(&node, &log).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = look => {}
+        }
+    }
+}
+
+async fn compact_if_large(node: &Node, log: &LogReader) {
+    let Ok((size, middle)) = log.size().await else { return };
+    if size <= node.options.log_size_max_bytes {
+        return;
+    }
+    let applied = node.view.applied();
+    if node.raft.trigger().snapshot().await.is_err() {
+        return;
+    }
+    let built = node.raft.wait(Some(node.options.snapshot_piece_timeout));
+    let built = built.metrics(|metrics| metrics.snapshot.is_some_and(|id| id.index >= applied), "a snapshot").await;
+    if built.is_ok() {
+        let _ = node.raft.trigger().purge_log(middle.min(applied)).await;
+        tracing::info!(size_bytes = size, upto = middle.min(applied), "the federation's log was compacted early");
+    }
 }
 
 /// Asks for a read index, which a majority confirms, and remembers when the question was asked.

@@ -319,3 +319,31 @@ async fn watchers_hear_of_changes_and_slow_ones_are_told_to_look_again() {
     assert_eq!(slow.next().await, Some(Notice::Resync));
     node.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_log_of_large_entries_is_compacted_by_its_size() {
+    let (network, directory) = (MemoryNetwork::new(0), tempfile::tempdir().unwrap());
+    let options = ClaimsOptions { log_size_max_bytes: 4 * 1024 * 1024, ..founding(1, "eu") };
+    let node = start(&network, directory.path(), 1, options).await;
+    for _ in 0..80 {
+        let command = Command::PutDocument {
+            kind: DocumentKind::Setting,
+            id: "large".into(),
+            body: Opaque::from(vec![1; 100 * 1024]),
+            expected_revision: None,
+        };
+        assert!(matches!(node.submit(command).await.unwrap().outcome, Outcome::Stored { .. }));
+    }
+    eventually("compaction", || {
+        let status = node.status();
+        (status.purged > 10, status)
+    })
+    .await;
+    let before = node.state().hash();
+    node.shutdown().await;
+    drop(node);
+    let node = start(&network, directory.path(), 1, ClaimsOptions::short()).await;
+    assert_eq!(node.state().document(DocumentKind::Setting, "large").unwrap().body.as_bytes().len(), 100 * 1024);
+    assert!(node.state().hash().0 >= before.0);
+    node.shutdown().await;
+}

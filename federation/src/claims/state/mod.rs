@@ -8,6 +8,8 @@ mod dedup;
 mod documents;
 mod members;
 mod row;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

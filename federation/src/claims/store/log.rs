@@ -60,6 +60,25 @@ impl LogReader {
         Ok(nodes)
     }
 
+    /// How many bytes the log takes, and the index from which on the latter half of them is.
+    pub(in super::super) async fn size(&self) -> Result<(u64, u64), StoreError> {
+        self.database
+            .read(|connection| {
+                let mut select = connection.prepare_cached("SELECT idx, length(entry) FROM log ORDER BY idx")?;
+                let rows = select.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+                let sizes = rows.collect::<Result<Vec<_>, _>>()?;
+                let total: i64 = sizes.iter().map(|(_, size)| size).sum();
+                let mut before = 0;
+                let middle = sizes.iter().find(|(_, size)| {
+                    before += size;
+                    before * 2 >= total
+                });
+                let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+                Ok((unsigned(total), middle.map_or(0, |(index, _)| unsigned(*index))))
+            })
+            .await
+    }
+
     async fn entries(&self, from: u64, to: u64, size_max: usize) -> Result<Vec<Entry>, StoreError> {
         self.database
             .read(move |connection| {
@@ -140,6 +159,11 @@ impl LogStore {
         })
     }
 
+    /// A reader of its own.
+    pub(in super::super) fn reader(&self) -> LogReader {
+        LogReader { database: self.database.clone() }
+    }
+
     #[cfg(test)]
     pub(super) fn database(&self) -> Database {
         self.database.clone()
@@ -166,7 +190,7 @@ impl RaftLogReader<Types> for LogStore {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, StorageError> {
-        LogReader { database: self.database.clone() }.try_get_log_entries(range).await
+        self.reader().try_get_log_entries(range).await
     }
 }
 
@@ -178,7 +202,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn get_log_reader(&mut self) -> LogReader {
-        LogReader { database: self.database.clone() }
+        self.reader()
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
