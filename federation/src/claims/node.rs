@@ -36,7 +36,7 @@ pub(super) struct Node {
 pub(super) struct Belongings {
     pub(super) database: Database,
     pub(super) proposer: tokio::task::JoinHandle<()>,
-    /// For the task that watches the size of the log; taken by it.
+    /// Reads the log for the task that watches its size. Dropped before the database is closed.
     pub(super) log: LogReader,
 }
 

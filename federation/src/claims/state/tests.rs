@@ -38,7 +38,7 @@ impl Asked {
     }
 
     /// The state that the rows written so far give.
-    fn from_rows(&self) -> State {
+    fn read_back(&self) -> State {
         let mut state = State::default();
         for ((kind, key), body) in &self.rows {
             state.load(&Row { kind: *kind, key: key.clone(), body: Some(body.clone()) }).unwrap();
@@ -273,7 +273,7 @@ fn answers_are_remembered_up_to_a_bound() {
     asked.ask(put());
     assert_ne!(asked.ask_as(request, put()), first);
     assert!(asked.state.answered.iter().count() <= ANSWERS_MAX);
-    assert_eq!(asked.from_rows().hash(), asked.state.hash());
+    assert_eq!(asked.read_back().hash(), asked.state.hash());
 }
 
 fn any_command() -> impl Strategy<Value = Command> {
@@ -339,7 +339,7 @@ proptest! {
                 prop_assert_eq!(owner, account.owner, "one owner in an epoch");
             }
         }
-        prop_assert_eq!(asked.from_rows().hash(), asked.state.hash());
+        prop_assert_eq!(asked.read_back().hash(), asked.state.hash());
         let listed = asked.state.accounts_of_tenant(&tenant("t"), None).count();
         prop_assert_eq!(listed, asked.state.accounts_len(), "the index of tenants is in step");
     }
