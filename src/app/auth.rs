@@ -3,87 +3,154 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keppel_federation::Federation;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::StartError;
+use crate::api::serve::ListenAddress;
 use crate::auth::{
-    Auth, AuthDriver, HtpasswdDriver, KeyRing, MemoryRecords, OpenDriver, PasswordHasher, RecordKind, Tokens,
+    Auth, AuthDriver, HtpasswdDriver, IssuerKeyDocument, KeyRing, LocalDriver, OpenDriver, PasswordHasher, People,
+    RecordKind, RecordOutcome, RecordStore, Records as _, Tokens,
 };
 use crate::config::{AuthDriverName, Config};
 use crate::model::{Clock, SystemClock};
+use crate::peering::records::FederationRecords;
 
 /// The file in the data folder that holds the keys that tokens are signed with.
 const KEY_FILE: &str = "token-keys.json";
 /// How often the password file is looked at, and whether the next key is due.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How many public keys are looked through for those whose time is over.
+const KEYS_MAX: usize = 10_000;
+/// How many users and robots are kept ready for use.
+const USERS_CACHED_MAX: usize = 16 * 1024;
 
-/// Keeps keys and password file fresh until it is stopped.
+/// Keeps keys and password file fresh until it is stopped or dropped.
 pub(super) struct AuthKeeper {
-    stop: CancellationToken,
+    stop: DropGuard,
     task: JoinHandle<()>,
 }
 
 impl AuthKeeper {
     /// Ends the upkeep.
     pub(super) async fn stop(self) {
-        self.stop.cancel();
+        drop(self.stop);
         let _ = self.task.await;
     }
 }
 
-/// Builds the auth room as configured.
-pub(super) async fn start(config: &Config) -> Result<(Auth, AuthKeeper), StartError> {
-    let config = config.clone();
-    let built = tokio::task::spawn_blocking(move || build(&config)).await;
-    let (auth, records, htpasswd) = built.unwrap_or_else(|_| Err(StartError::Panicked))?;
-    let stop = CancellationToken::new();
-    let task = tokio::spawn(keep(auth.clone(), records, htpasswd, stop.clone()));
-    Ok((auth, AuthKeeper { stop, task }))
+/// What changes users and robots.
+pub(super) fn people(config: &Config, federation: &Federation) -> People {
+    let records = Arc::new(FederationRecords::new(federation.clone()));
+    People::new(records, PasswordHasher::new(config.password_options()), Arc::new(SystemClock))
 }
 
-type Parts = (Auth, Arc<MemoryRecords>, Option<Arc<HtpasswdDriver>>);
+/// Builds the auth room as configured.
+pub(super) async fn start(config: &Config, federation: &Federation) -> Result<(Auth, AuthKeeper), StartError> {
+    let records = Arc::new(FederationRecords::new(federation.clone()));
+    let (config, store) = (config.clone(), records.clone());
+    let built = tokio::task::spawn_blocking(move || build(&config, store)).await;
+    let (auth, htpasswd) = built.unwrap_or_else(|_| Err(StartError::Panicked))?;
+    let upkeep = Upkeep { auth: auth.clone(), records, htpasswd };
+    // Before the door opens, so that the first token is good everywhere; without a majority, as soon as there is one.
+    upkeep.publish_keys().await;
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(upkeep.run(stop.clone()));
+    Ok((auth, AuthKeeper { stop: stop.drop_guard(), task }))
+}
 
-fn build(config: &Config) -> Result<Parts, StartError> {
+fn build(config: &Config, records: Arc<FederationRecords>) -> Result<(Auth, Option<Arc<HtpasswdDriver>>), StartError> {
     let clock = Arc::new(SystemClock);
-    let records = Arc::new(MemoryRecords::default());
-    let key_file = config.node.data.join(KEY_FILE);
     let hasher = PasswordHasher::new(config.password_options());
+    let open_keys = || KeyRing::open(&config.node.data.join(KEY_FILE), config.key_options(), clock.now());
     let (driver, htpasswd, keys): (Arc<dyn AuthDriver>, _, _) = match (config.auth.driver, &config.auth.htpasswd_file) {
         (AuthDriverName::Htpasswd, Some(path)) => {
             let driver = Arc::new(HtpasswdDriver::open(path, hasher)?);
-            (driver.clone(), Some(driver), KeyRing::open(&key_file, config.key_options(), clock.now())?)
+            (driver.clone(), Some(driver), open_keys()?)
+        }
+        (AuthDriverName::Local, _) => {
+            let driver = LocalDriver::new(records.clone(), hasher, clock.clone(), USERS_CACHED_MAX);
+            (Arc::new(driver), None, open_keys()?)
         }
         // Tokens of an open registry open nothing that is not open anyway, so that their keys need not outlive it.
         (AuthDriverName::Open | AuthDriverName::Htpasswd, _) => {
+            warn_if_open_to_all(config);
             (Arc::new(OpenDriver::default()), None, KeyRing::in_memory(config.key_options(), clock.now())?)
         }
     };
     let tokens = Tokens::new(config.token_options(), keys, records.clone(), clock.clone());
-    publish(&records, &tokens);
-    Ok((Auth::new(&config.auth_options(), driver, records.clone(), tokens, clock), records, htpasswd))
+    Ok((Auth::new(&config.auth_options(), driver, records, tokens, clock), htpasswd))
 }
 
-fn publish(records: &MemoryRecords, tokens: &Tokens) {
-    for (id, document) in tokens.keys().documents() {
-        records.put(RecordKind::IssuerKey, &id, document.to_bytes());
+fn warn_if_open_to_all(config: &Config) {
+    let reachable = config.http.listen.iter().any(|address| match address {
+        ListenAddress::Tcp(address) => !address.ip().is_loopback(),
+        ListenAddress::Unix(_) => false,
+    });
+    if reachable {
+        tracing::warn!("auth.driver is \"open\": whoever reaches this registry may push, pull and delete everything");
     }
 }
 
-async fn keep(auth: Auth, records: Arc<MemoryRecords>, htpasswd: Option<Arc<HtpasswdDriver>>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
+/// What has to be looked at now and then.
+struct Upkeep {
+    auth: Auth,
+    records: Arc<FederationRecords>,
+    htpasswd: Option<Arc<HtpasswdDriver>>,
+}
+
+impl Upkeep {
+    async fn run(self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let (auth, htpasswd) = (self.auth.clone(), self.htpasswd.clone());
+            let _ = tokio::task::spawn_blocking(move || look_at_files(&auth, htpasswd.as_deref())).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.publish_keys() => {}
+            }
         }
-        let (auth, records, htpasswd) = (auth.clone(), records.clone(), htpasswd.clone());
-        let _ = tokio::task::spawn_blocking(move || upkeep(&auth, &records, htpasswd.as_deref())).await;
+    }
+
+    /// Makes the public keys of this node known to all regions, and forgets those whose time is over.
+    async fn publish_keys(&self) {
+        if self.auth.is_open() {
+            return;
+        }
+        for (id, document) in self.auth.tokens().keys().documents() {
+            let known = self.records.get(RecordKind::IssuerKey, &id);
+            if known.as_ref().is_some_and(|record| is_settled(&record.body, &document)) {
+                continue;
+            }
+            let revision = known.map_or(0, |record| record.revision);
+            match self.records.put(RecordKind::IssuerKey, &id, document.to_bytes(), Some(revision)).await {
+                Ok(RecordOutcome::Done) => tracing::info!(key = id, "tokens of this key are good in all regions now"),
+                Ok(RecordOutcome::Conflict) => {}
+                Err(error) => tracing::warn!(key = id, %error, "a key to sign tokens with cannot be published yet"),
+            }
+        }
+        let now = SystemClock.now();
+        for (id, record) in self.records.list(RecordKind::IssuerKey, "", KEYS_MAX) {
+            let is_over = IssuerKeyDocument::from_bytes(&record.body).is_ok_and(|key| key.expires_at < now);
+            if is_over && let Err(error) = self.records.remove(RecordKind::IssuerKey, &id, record.revision).await {
+                tracing::debug!(key = id, %error, "a key whose time is over stays for now");
+            }
+        }
     }
 }
 
-fn upkeep(auth: &Auth, records: &MemoryRecords, htpasswd: Option<&HtpasswdDriver>) {
+/// Whether nothing is to be written: it is there already, or an operator has revoked it, which stays.
+fn is_settled(stored: &[u8], document: &IssuerKeyDocument) -> bool {
+    IssuerKeyDocument::from_bytes(stored).is_ok_and(|stored| stored.revoked || stored == *document)
+}
+
+fn look_at_files(auth: &Auth, htpasswd: Option<&HtpasswdDriver>) {
     match htpasswd.map(HtpasswdDriver::reload) {
         Some(Ok(true)) => tracing::info!("the password file has changed and was read again"),
         Some(Err(error)) => {
@@ -93,10 +160,7 @@ fn upkeep(auth: &Auth, records: &MemoryRecords, htpasswd: Option<&HtpasswdDriver
         Some(Ok(false)) | None => {}
     }
     match auth.tokens().keys().maintain(SystemClock.now()) {
-        Ok(true) => {
-            publish(records, auth.tokens());
-            tracing::info!("the next key to sign tokens with was made");
-        }
+        Ok(true) => tracing::info!("the next key to sign tokens with was made"),
         Ok(false) => {}
         Err(error) => {
             let error = &error as &dyn std::error::Error;

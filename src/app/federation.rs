@@ -10,7 +10,7 @@ use keppel_federation::vocabulary::{NodeId, Region};
 use keppel_federation::{Federation, FederationOptions};
 
 use super::admin::AdminServer;
-use super::{DataFolder, RunError, StartError};
+use super::{DataFolder, RunError, StartError, auth};
 use crate::config::Config;
 
 /// Long enough for two nodes of one process to meet.
@@ -19,7 +19,7 @@ const INVITATION_LIFETIME: Duration = Duration::from_secs(60);
 /// Starts the node's part in the federation, and the operator's socket.
 pub(super) async fn start(config: &Config, role: Role) -> Result<(Federation, AdminServer), StartError> {
     let federation = Federation::start(config.federation_options(role)).await?;
-    let served = AdminServer::spawn(&config.node.data, federation.clone());
+    let served = AdminServer::spawn(&config.node.data, federation.clone(), auth::people(config, &federation));
     match served {
         Ok(admin) => Ok((federation, admin)),
         Err(error) => {

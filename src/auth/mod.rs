@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `identity`, `role` | names of callers; what a caller is by office |
 //! | `records`, `user`, `robot` | what all regions share about them, as documents |
+//! | `people` | making, changing and removing users and robots |
 //! | `driver`, `open`, `htpasswd`, `local` | from credentials to an identity |
 //! | `password`, `verdicts` | slow hashes off the async threads; verdicts remembered for a short while |
 //! | `scope`, `flow`, `challenge` | Docker's token flow, without HTTP |
@@ -30,6 +31,7 @@ mod local;
 mod matrix;
 mod open;
 mod password;
+mod people;
 mod records;
 mod robot;
 mod role;
@@ -50,7 +52,8 @@ pub use keys::{IssuerKeyDocument, KeyOptions, KeyRing};
 pub use local::LocalDriver;
 pub use open::OpenDriver;
 pub use password::{PasswordHasher, PasswordOptions};
-pub use records::{AccountRecord, MemoryRecords, Record, RecordKind, Records};
+pub use people::{Passphrase, People, PeopleAnswer, PeopleError, PeopleRequest, RobotInfo, UserInfo};
+pub use records::{AccountRecord, MemoryRecords, Record, RecordError, RecordKind, RecordOutcome, RecordStore, Records};
 pub use robot::{RobotDocument, RobotScope};
 pub use role::{Authority, Right, Role};
 pub use scope::{Action, ActionSet, Resource, SCOPES_MAX, Scope, ScopeError};

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, TenantId};
 
@@ -43,6 +44,47 @@ pub trait Records: Send + Sync + 'static {
     fn get(&self, kind: RecordKind, id: &str) -> Option<Record>;
     /// An account.
     fn get_account(&self, name: &AccountName) -> Option<AccountRecord>;
+}
+
+/// What came of a change of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordOutcome {
+    /// It is so now.
+    Done,
+    /// Someone else changed it first.
+    Conflict,
+}
+
+/// Why a record could not be changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RecordError(pub String);
+
+/// Changes what all regions share. A change is decided once, for all of them.
+#[async_trait]
+pub trait RecordStore: Records {
+    /// Writes a record, if it still has the expected revision; 0: if there is none.
+    ///
+    /// Cancel safety: dropping the future leaves open whether it is written.
+    ///
+    /// # Errors
+    /// [`RecordError`], when nothing can be decided now.
+    async fn put(
+        &self,
+        kind: RecordKind,
+        id: &str,
+        body: Vec<u8>,
+        expected_revision: Option<u64>,
+    ) -> Result<RecordOutcome, RecordError>;
+
+    /// Removes a record, if it still has the expected revision.
+    ///
+    /// # Errors
+    /// [`RecordError`], when nothing can be decided now.
+    async fn remove(&self, kind: RecordKind, id: &str, expected_revision: u64) -> Result<RecordOutcome, RecordError>;
+
+    /// The records of a kind whose ids follow `after`, in order, `limit` at most.
+    fn list(&self, kind: RecordKind, after: &str, limit: usize) -> Vec<(String, Record)>;
 }
 
 /// Records of one process: for a registry without users, and for tests.
@@ -92,5 +134,37 @@ impl Records for MemoryRecords {
 
     fn get_account(&self, name: &AccountName) -> Option<AccountRecord> {
         self.lock().accounts.get(name).cloned()
+    }
+}
+
+#[async_trait]
+impl RecordStore for MemoryRecords {
+    async fn put(
+        &self,
+        kind: RecordKind,
+        id: &str,
+        body: Vec<u8>,
+        expected_revision: Option<u64>,
+    ) -> Result<RecordOutcome, RecordError> {
+        let found = self.get(kind, id).map_or(0, |record| record.revision);
+        if expected_revision.is_some_and(|expected| expected != found) {
+            return Ok(RecordOutcome::Conflict);
+        }
+        Self::put(self, kind, id, body);
+        Ok(RecordOutcome::Done)
+    }
+
+    async fn remove(&self, kind: RecordKind, id: &str, expected_revision: u64) -> Result<RecordOutcome, RecordError> {
+        if self.get(kind, id).is_none_or(|record| record.revision != expected_revision) {
+            return Ok(RecordOutcome::Conflict);
+        }
+        Self::remove(self, kind, id);
+        Ok(RecordOutcome::Done)
+    }
+
+    fn list(&self, kind: RecordKind, after: &str, limit: usize) -> Vec<(String, Record)> {
+        let inner = self.lock();
+        let all = inner.records.iter().filter(|((of, id), _)| *of == kind && id.as_str() > after);
+        all.take(limit).map(|((_, id), record)| (id.clone(), record.clone())).collect()
     }
 }

@@ -83,7 +83,7 @@ enum RoleWord {
     Witness,
 }
 
-fn lifetime(text: &str) -> Result<Duration, String> {
+pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
     let unit = text.chars().last().unwrap_or(' ');
     let factor = match unit {
         's' => 1,
@@ -117,7 +117,7 @@ impl Federation {
 }
 
 /// Asks the node that runs; a refusal is a failure of the command.
-fn ask_node(config: &Config, request: &Request) -> Result<Answer, Failure> {
+pub(super) fn ask_node(config: &Config, request: &Request) -> Result<Answer, Failure> {
     match ask(&config.node.data, request) {
         Ok(Answer::Refused { reason }) => Err(failure(reason)),
         Ok(answer) => Ok(answer),
@@ -129,11 +129,11 @@ fn ask_node(config: &Config, request: &Request) -> Result<Answer, Failure> {
     }
 }
 
-fn failure(words: String) -> Failure {
+pub(super) fn failure(words: String) -> Failure {
     Failure::Runtime(anyhow::anyhow!(words))
 }
 
-fn unexpected(answer: &Answer) -> Failure {
+pub(super) fn unexpected(answer: &Answer) -> Failure {
     failure(format!("the keppel that runs is of another version: it answered {answer:?}"))
 }
 

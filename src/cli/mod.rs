@@ -7,6 +7,7 @@ mod dev;
 mod federation;
 mod federation_tables;
 mod overrides;
+mod people;
 mod serve;
 mod witness;
 
@@ -37,6 +38,10 @@ enum Command {
     Witness(witness::Witness),
     /// Invite nodes, join, remove, and see how the federation fares.
     Federation(federation::Federation),
+    /// Make, change and remove users, and their tokens.
+    User(people::User),
+    /// Make, rotate and remove robots: accounts for programs.
+    Robot(people::Robot),
     /// Check a configuration, show what is in force, or print an example.
     #[command(subcommand)]
     Config(config::Config),
@@ -117,6 +122,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Witness(witness) => witness.run(),
         Command::Federation(federation) => federation.run(),
+        Command::User(user) => user.run(),
+        Command::Robot(robot) => robot.run(),
         Command::Config(config) => config.run(),
         Command::Version => say(&format!("keppel {}\n", env!("CARGO_PKG_VERSION"))),
     };

@@ -123,7 +123,7 @@ fn check_auth(config: &Config, origin: &impl Fn(&str) -> Origin, problems: &mut 
                 refuse("auth.htpasswd_file", format!("{} cannot be read: {error}", path.display()));
             }
         }
-        (AuthDriverName::Open, _) => {}
+        (AuthDriverName::Open | AuthDriverName::Local, _) => {}
     }
     if auth.service.is_empty()
         || auth.service.len() > 255

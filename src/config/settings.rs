@@ -23,11 +23,13 @@ choice! {
 
 choice! {
     /// How callers show who they are.
-    AuthDriverName: "an auth driver: write \"open\" or \"htpasswd\"" {
+    AuthDriverName: "an auth driver: write \"open\", \"htpasswd\" or \"local\"" {
         /// Everybody may do everything.
         Open = "open",
         /// Users of a password file may do everything.
         Htpasswd = "htpasswd",
+        /// Users and robots that all regions share.
+        Local = "local",
     }
 }
 
@@ -93,7 +95,8 @@ sections! {
     /// Who may do what.
     auth: AuthSettings {
         /// "open": everybody may do everything. "htpasswd": the users of a bcrypt password file may do everything,
-        /// nobody else anything.
+        /// nobody else anything. "local": users and robots that all regions share, made with `keppel user add` and
+        /// `keppel robot add`; what they may do is decided by their roles and by the policies of accounts.
         driver: AuthDriverName = "open";
         /// The password file of the htpasswd driver, made with `htpasswd -B`. It is read again when it changes.
         htpasswd_file: Option<PathBuf> = "", example "/etc/keppel/htpasswd";

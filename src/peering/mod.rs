@@ -3,8 +3,10 @@
 //! | part | its job |
 //! | --- | --- |
 //! | [`claims`] | who may take pushes for an account |
+//! | [`records`] | users, robots, keys and accounts for the auth room |
 //!
 //! Deliberately absent so far: content between regions. A push to an account of another region is refused with that
 //! region's name, and a pull finds what this region holds.
 
 pub mod claims;
+pub mod records;

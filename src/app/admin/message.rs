@@ -3,6 +3,8 @@ use serde::{Deserialize, Serialize};
 use keppel_federation::claims::Role;
 use keppel_federation::vocabulary::{NodeId, Region};
 
+use crate::auth::{PeopleAnswer, PeopleRequest};
+
 /// What an operator asks of a running node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
@@ -35,6 +37,11 @@ pub enum Request {
         /// These nodes, by id or its beginning; none: the federation chooses.
         nodes: Vec<String>,
     },
+    /// Something about users and robots.
+    People {
+        /// What.
+        people: PeopleRequest,
+    },
 }
 
 /// What the node says.
@@ -60,6 +67,11 @@ pub enum Answer {
     },
     /// It is done.
     Done,
+    /// What came of a request about users and robots.
+    People {
+        /// That.
+        people: PeopleAnswer,
+    },
     /// How the federation fares, as the node says it; see [`Status`].
     Status {
         /// In full.

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::socket::SocketPath;
 use super::{Answer, MemberInfo, Request};
+use crate::auth::People;
 
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,7 +34,7 @@ pub struct AdminServer {
 
 impl AdminServer {
     /// Serves the socket of a data folder, whose lock the caller holds: what is there is of a dead process.
-    pub fn spawn(data: &Path, federation: Federation) -> io::Result<Self> {
+    pub fn spawn(data: &Path, federation: Federation, people: People) -> io::Result<Self> {
         let (temporary, socket) = (SocketPath::of(data, ".new")?, SocketPath::of(data, "")?);
         match std::fs::remove_file(temporary.path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -43,7 +44,7 @@ impl AdminServer {
         // Closed to others before it has the name under which anyone looks for it.
         std::fs::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(temporary.path(), socket.path())?;
-        Ok(Self { task: tokio::spawn(serve(listener, federation)), path: data.join("admin.sock") })
+        Ok(Self { task: tokio::spawn(serve(listener, federation, people)), path: data.join("admin.sock") })
     }
 }
 
@@ -56,15 +57,15 @@ impl Drop for AdminServer {
     }
 }
 
-async fn serve(listener: UnixListener, federation: Federation) {
+async fn serve(listener: UnixListener, federation: Federation, people: People) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let federation = federation.clone();
+                let (federation, people) = (federation.clone(), people.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = answer(stream, &federation).await {
+                    if let Err(error) = answer(stream, &federation, &people).await {
                         tracing::debug!(%error, "an operator's request failed");
                     }
                     drop(place);
@@ -78,7 +79,7 @@ async fn serve(listener: UnixListener, federation: Federation) {
     }
 }
 
-async fn answer(mut stream: UnixStream, federation: &Federation) -> io::Result<()> {
+async fn answer(mut stream: UnixStream, federation: &Federation, people: &People) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     // SAFETY: takes nothing and cannot fail.
     let own = unsafe { libc::geteuid() };
@@ -89,7 +90,7 @@ async fn answer(mut stream: UnixStream, federation: &Federation) -> io::Result<(
     let mut line = String::new();
     timeout(REQUEST_TIMEOUT, BufReader::new(read.take(REQUEST_BYTES_MAX)).read_line(&mut line)).await??;
     let answer = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => match timeout(WORK_TIMEOUT, carry_out(federation, request)).await {
+        Ok(request) => match timeout(WORK_TIMEOUT, carry_out(federation, people, request)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(reason)) => Answer::Refused { reason },
             Err(_) => Answer::Refused { reason: format!("not done within {WORK_TIMEOUT:?}") },
@@ -101,7 +102,7 @@ async fn answer(mut stream: UnixStream, federation: &Federation) -> io::Result<(
     timeout(REQUEST_TIMEOUT, write.write_all(&line)).await?
 }
 
-async fn carry_out(federation: &Federation, request: Request) -> Result<Answer, String> {
+async fn carry_out(federation: &Federation, people: &People, request: Request) -> Result<Answer, String> {
     match request {
         Request::Invite { region, role, lifetime_s } => {
             let lifetime = Duration::from_secs(lifetime_s);
@@ -130,6 +131,10 @@ async fn carry_out(federation: &Federation, request: Request) -> Result<Answer, 
         Request::Status => {
             let status = serde_json::to_value(federation.status().await).map_err(in_words)?;
             Ok(Answer::Status { status })
+        }
+        Request::People { people: request } => {
+            let people = people.carry_out(request).await.map_err(in_words)?;
+            Ok(Answer::People { people })
         }
         Request::SetVoters { nodes } => {
             let nodes: Result<Vec<NodeId>, String> = nodes.iter().map(|node| find_member(federation, node)).collect();

@@ -1,0 +1,521 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keppel_federation::vocabulary::TenantId;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{
+    Action, AuthError, DocumentError, Identity, NameError, PasswordHasher, RecordError, RecordKind, RecordOutcome,
+    RecordStore, RobotDocument, RobotName, RobotScope, Role, UserDocument, UserName,
+};
+use crate::model::Clock;
+use crate::model::policy::Secret;
+
+/// The shortest password, in characters.
+const PASSWORD_CHARS_MIN: usize = 8;
+/// The longest password, in bytes.
+const PASSWORD_BYTES_MAX: usize = 1024;
+/// How often a change is tried again when someone else was first.
+const ATTEMPTS_MAX: usize = 8;
+/// The longest list.
+const LIST_MAX: usize = 10_000;
+
+/// A secret on its way between an operator and the node. It is written in full and prints as `***`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passphrase(pub Secret);
+
+impl Serialize for Passphrase {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.reveal())
+    }
+}
+
+impl<'de> Deserialize<'de> for Passphrase {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Secret::new(text)))
+    }
+}
+
+/// What an operator asks about users and robots.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeopleRequest {
+    /// Make a user.
+    AddUser {
+        /// The name.
+        name: String,
+        /// The password; without one, the user cannot log in with one.
+        password: Option<Passphrase>,
+        /// Whether they run the registry.
+        operator: bool,
+        /// The role in each tenant.
+        roles: BTreeMap<TenantId, Role>,
+    },
+    /// Give a user another password; all their tokens end.
+    SetPassword {
+        /// The name.
+        name: String,
+        /// The password.
+        password: Passphrase,
+    },
+    /// Give a user a role in a tenant, or take it away.
+    SetRole {
+        /// The name.
+        name: String,
+        /// The tenant.
+        tenant: TenantId,
+        /// The role.
+        role: Option<Role>,
+    },
+    /// Decide whether a user runs the registry.
+    SetOperator {
+        /// The name.
+        name: String,
+        /// Whether they do.
+        operator: bool,
+    },
+    /// Decide whether a user may log in.
+    SetDisabled {
+        /// The name.
+        name: String,
+        /// Whether they may not.
+        disabled: bool,
+    },
+    /// Make a personal token for a user.
+    AddToken {
+        /// The name.
+        name: String,
+        /// What it is for.
+        description: String,
+        /// The most that may be done with it.
+        actions: Vec<Action>,
+        /// How long it is good, in seconds.
+        lifetime_seconds: Option<i64>,
+    },
+    /// End all tokens of a user, or one.
+    RevokeTokens {
+        /// The name.
+        name: String,
+        /// The personal token.
+        id: Option<String>,
+    },
+    /// Remove a user.
+    RemoveUser {
+        /// The name.
+        name: String,
+    },
+    /// List users.
+    ListUsers,
+    /// Make a robot.
+    AddRobot {
+        /// The name: `<tenant>+<name>`.
+        name: String,
+        /// What it is for.
+        description: String,
+        /// What it may do.
+        scopes: Vec<RobotScope>,
+        /// How long it is good, in seconds.
+        lifetime_seconds: Option<i64>,
+    },
+    /// Give a robot a new secret.
+    RotateRobot {
+        /// The name.
+        name: String,
+        /// How long the one before stays good, in seconds.
+        overlap_seconds: i64,
+    },
+    /// End all secrets and tokens of a robot.
+    RevokeRobot {
+        /// The name.
+        name: String,
+    },
+    /// Remove a robot.
+    RemoveRobot {
+        /// The name.
+        name: String,
+    },
+    /// List robots.
+    ListRobots,
+}
+
+/// What came of a [`PeopleRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeopleAnswer {
+    /// It is done.
+    Done,
+    /// It is done, and this is the secret, which is shown this once.
+    Secret {
+        /// Names it, where it can be revoked by that.
+        id: Option<String>,
+        /// The secret.
+        secret: Passphrase,
+    },
+    /// The users.
+    Users(Vec<UserInfo>),
+    /// The robots.
+    Robots(Vec<RobotInfo>),
+}
+
+/// A user, as far as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserInfo {
+    /// The name.
+    pub name: String,
+    /// Whether they run the registry.
+    pub operator: bool,
+    /// Whether they may not log in.
+    pub disabled: bool,
+    /// The role in each tenant.
+    pub roles: BTreeMap<TenantId, Role>,
+    /// Their personal tokens: id and description.
+    pub tokens: Vec<(String, String)>,
+}
+
+/// A robot, as far as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RobotInfo {
+    /// The name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// What it may do.
+    pub scopes: Vec<RobotScope>,
+    /// When it ends, in UNIX seconds.
+    pub expires_at: Option<i64>,
+}
+
+/// Why nothing came of a [`PeopleRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeopleError {
+    /// The name is not one.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A field is not valid.
+    #[error(transparent)]
+    Invalid(#[from] DocumentError),
+    /// There is one already.
+    #[error("there is already a user or robot {0:?}")]
+    Taken(String),
+    /// There is none.
+    #[error("there is no user or robot {0:?}")]
+    NotFound(String),
+    /// Someone else changes it all the time.
+    #[error("it is being changed by someone else; try again")]
+    Conflict,
+    /// The password could not be hashed.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The change could not be decided.
+    #[error(transparent)]
+    Store(#[from] RecordError),
+}
+
+/// Makes, changes and removes users and robots. Cheap to clone.
+#[derive(Clone)]
+pub struct People {
+    store: Arc<dyn RecordStore>,
+    hasher: PasswordHasher,
+    clock: Arc<dyn Clock>,
+}
+
+impl People {
+    /// Over these records.
+    pub fn new(store: Arc<dyn RecordStore>, hasher: PasswordHasher, clock: Arc<dyn Clock>) -> Self {
+        Self { store, hasher, clock }
+    }
+
+    /// Does what is asked.
+    ///
+    /// Cancel safety: dropping the future leaves open whether it is done.
+    ///
+    /// # Errors
+    /// [`PeopleError`].
+    pub async fn carry_out(&self, request: PeopleRequest) -> Result<PeopleAnswer, PeopleError> {
+        use PeopleRequest as R;
+        let now = self.clock.now();
+        match request {
+            R::AddUser { name, password, operator, roles } => {
+                let password_hash = match password {
+                    Some(password) => Some(self.hash(password).await?),
+                    None => None,
+                };
+                let user = UserDocument { password_hash, operator, roles, ..UserDocument::default() };
+                self.create(&user_id(&name)?, &name, user.to_bytes()).await
+            }
+            R::SetPassword { name, password } => {
+                let hash = self.hash(password).await?;
+                self.change_user(&name, |user| Ok(user.set_password(hash.clone()))).await.map(done)
+            }
+            R::SetRole { name, tenant, role } => {
+                let change = |user: &mut UserDocument| {
+                    match role {
+                        Some(role) => user.roles.insert(tenant.clone(), role),
+                        None => user.roles.remove(&tenant),
+                    };
+                    Ok(())
+                };
+                self.change_user(&name, change).await.map(done)
+            }
+            R::SetOperator { name, operator } => {
+                self.change_user(&name, |user| Ok(user.operator = operator)).await.map(done)
+            }
+            R::SetDisabled { name, disabled } => {
+                self.change_user(&name, |user| Ok(user.disabled = disabled)).await.map(done)
+            }
+            R::AddToken { name, description, actions, lifetime_seconds } => {
+                let (actions, end) = (actions.into_iter().collect(), end(now, lifetime_seconds));
+                let (id, secret) =
+                    self.change_user(&name, |user| user.add_token(&description, actions, end, now)).await?;
+                Ok(PeopleAnswer::Secret { id: Some(id), secret: Passphrase(secret) })
+            }
+            R::RevokeTokens { name, id: None } => self.change_user(&name, |user| Ok(user.revoke_all())).await.map(done),
+            R::RevokeTokens { name, id: Some(id) } => {
+                match self.change_user(&name, |user| Ok(user.revoke_token(&id))).await? {
+                    true => Ok(PeopleAnswer::Done),
+                    false => Err(PeopleError::NotFound(id)),
+                }
+            }
+            R::RemoveUser { name } => self.remove(&user_id(&name)?, &name).await,
+            R::ListUsers => Ok(PeopleAnswer::Users(self.users())),
+            R::AddRobot { name, description, scopes, lifetime_seconds } => {
+                let expires_at = end(now, lifetime_seconds);
+                let mut robot = RobotDocument { description, scopes, expires_at, ..RobotDocument::default() };
+                robot.check()?;
+                let secret = robot.rotate_secret(now, 0);
+                self.create(&robot_id(&name)?, &name, robot.to_bytes()).await?;
+                Ok(PeopleAnswer::Secret { id: None, secret: Passphrase(secret) })
+            }
+            R::RotateRobot { name, overlap_seconds } => {
+                let secret = self.change_robot(&name, |robot| Ok(robot.rotate_secret(now, overlap_seconds))).await?;
+                Ok(PeopleAnswer::Secret { id: None, secret: Passphrase(secret) })
+            }
+            R::RevokeRobot { name } => self.change_robot(&name, |robot| Ok(robot.revoke_all())).await.map(done),
+            R::RemoveRobot { name } => self.remove(&robot_id(&name)?, &name).await,
+            R::ListRobots => Ok(PeopleAnswer::Robots(self.robots())),
+        }
+    }
+
+    async fn hash(&self, password: Passphrase) -> Result<String, PeopleError> {
+        let text = password.0.reveal();
+        if text.chars().count() < PASSWORD_CHARS_MIN || text.len() > PASSWORD_BYTES_MAX {
+            let reason =
+                format!("must have at least {PASSWORD_CHARS_MIN} characters and {PASSWORD_BYTES_MAX} bytes at most");
+            return Err(DocumentError::new("password", reason).into());
+        }
+        Ok(self.hasher.hash(password.0).await?)
+    }
+
+    async fn create(&self, id: &str, name: &str, body: Vec<u8>) -> Result<PeopleAnswer, PeopleError> {
+        match self.store.put(RecordKind::User, id, body, Some(0)).await? {
+            RecordOutcome::Done => Ok(PeopleAnswer::Done),
+            RecordOutcome::Conflict => Err(PeopleError::Taken(name.to_owned())),
+        }
+    }
+
+    async fn change_user<T>(
+        &self,
+        name: &str,
+        change: impl Fn(&mut UserDocument) -> Result<T, DocumentError>,
+    ) -> Result<T, PeopleError> {
+        let changed = |bytes: &[u8]| {
+            let mut user = UserDocument::from_bytes(bytes)?;
+            let given = change(&mut user)?;
+            Ok((given, user.to_bytes()))
+        };
+        self.change(&user_id(name)?, name, changed).await
+    }
+
+    async fn change_robot<T>(
+        &self,
+        name: &str,
+        change: impl Fn(&mut RobotDocument) -> Result<T, DocumentError>,
+    ) -> Result<T, PeopleError> {
+        let changed = |bytes: &[u8]| {
+            let mut robot = RobotDocument::from_bytes(bytes)?;
+            let given = change(&mut robot)?;
+            Ok((given, robot.to_bytes()))
+        };
+        self.change(&robot_id(name)?, name, changed).await
+    }
+
+    /// Changes a record as it is now; from the start again when someone else was first.
+    async fn change<T>(
+        &self,
+        id: &str,
+        name: &str,
+        change: impl Fn(&[u8]) -> Result<(T, Vec<u8>), DocumentError>,
+    ) -> Result<T, PeopleError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let record = self.store.get(RecordKind::User, id).ok_or_else(|| PeopleError::NotFound(name.to_owned()))?;
+            let (given, body) = change(&record.body)?;
+            match self.store.put(RecordKind::User, id, body, Some(record.revision)).await? {
+                RecordOutcome::Done => return Ok(given),
+                RecordOutcome::Conflict => {}
+            }
+        }
+        Err(PeopleError::Conflict)
+    }
+
+    async fn remove(&self, id: &str, name: &str) -> Result<PeopleAnswer, PeopleError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let record = self.store.get(RecordKind::User, id).ok_or_else(|| PeopleError::NotFound(name.to_owned()))?;
+            if self.store.remove(RecordKind::User, id, record.revision).await? == RecordOutcome::Done {
+                return Ok(PeopleAnswer::Done);
+            }
+        }
+        Err(PeopleError::Conflict)
+    }
+
+    fn users(&self) -> Vec<UserInfo> {
+        let users = self.all().into_iter().filter_map(|(identity, body)| match identity {
+            Identity::User(name) => Some((name, UserDocument::from_bytes(&body).ok()?)),
+            Identity::Anonymous | Identity::Robot(_) => None,
+        });
+        let info = |(name, user): (UserName, UserDocument)| UserInfo {
+            name: name.to_string(),
+            operator: user.operator,
+            disabled: user.disabled,
+            roles: user.roles,
+            tokens: user.tokens.into_iter().map(|token| (token.id, token.description)).collect(),
+        };
+        users.map(info).collect()
+    }
+
+    fn robots(&self) -> Vec<RobotInfo> {
+        let robots = self.all().into_iter().filter_map(|(identity, body)| match identity {
+            Identity::Robot(name) => Some((name, RobotDocument::from_bytes(&body).ok()?)),
+            Identity::Anonymous | Identity::User(_) => None,
+        });
+        let info = |(name, robot): (RobotName, RobotDocument)| RobotInfo {
+            name: name.to_string(),
+            description: robot.description,
+            scopes: robot.scopes,
+            expires_at: robot.expires_at,
+        };
+        robots.map(info).collect()
+    }
+
+    fn all(&self) -> Vec<(Identity, bytes::Bytes)> {
+        let records = self.store.list(RecordKind::User, "", LIST_MAX);
+        records.into_iter().filter_map(|(id, record)| Some((Identity::from_subject(&id)?, record.body))).collect()
+    }
+}
+
+fn done(_: impl Sized) -> PeopleAnswer {
+    PeopleAnswer::Done
+}
+
+fn end(now: i64, lifetime_seconds: Option<i64>) -> Option<i64> {
+    lifetime_seconds.map(|seconds| now.saturating_add(seconds))
+}
+
+fn user_id(name: &str) -> Result<String, NameError> {
+    UserName::parse(name).map(|name| Identity::User(name).subject())
+}
+
+fn robot_id(name: &str) -> Result<String, NameError> {
+    RobotName::parse(name).map(|name| Identity::Robot(name).subject())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::password::tests::quick_hasher;
+    use super::super::{AuthDriver, Credentials, LocalDriver, MemoryRecords};
+    use super::*;
+    use crate::model::ManualClock;
+
+    fn people() -> (People, LocalDriver) {
+        let (records, clock) = (Arc::new(MemoryRecords::default()), Arc::new(ManualClock::new(1000)));
+        let people = People::new(records.clone(), quick_hasher(), clock.clone());
+        (people, LocalDriver::new(records, quick_hasher(), clock, 16))
+    }
+
+    fn passphrase(text: &str) -> Passphrase {
+        Passphrase(Secret::new(text))
+    }
+
+    fn add(name: &str, password: &str) -> PeopleRequest {
+        let password = Some(passphrase(password));
+        PeopleRequest::AddUser { name: name.into(), password, operator: false, roles: BTreeMap::new() }
+    }
+
+    #[tokio::test]
+    async fn a_user_is_made_changed_and_removed() {
+        let (people, driver) = people();
+        let login =
+            async |password: &str| driver.authenticate(&Credentials::new("alice", password).unwrap()).await.is_ok();
+        let ask = |request| people.carry_out(request);
+        assert_eq!(ask(add("alice", "swordfish")).await, Ok(PeopleAnswer::Done));
+        assert_eq!(ask(add("alice", "swordfish")).await, Err(PeopleError::Taken("alice".into())));
+        assert!(login("swordfish").await && !login("trout-trout").await);
+        let name = || "alice".to_owned();
+        ask(PeopleRequest::SetPassword { name: name(), password: passphrase("trout-trout") }).await.unwrap();
+        assert!(!login("swordfish").await && login("trout-trout").await);
+        let (tenant, role) = ("acme".parse().unwrap(), Some(Role::Admin));
+        ask(PeopleRequest::SetRole { name: name(), tenant, role }).await.unwrap();
+        ask(PeopleRequest::SetOperator { name: name(), operator: true }).await.unwrap();
+        let token = PeopleRequest::AddToken {
+            name: name(),
+            description: "ci".into(),
+            actions: vec![Action::Pull],
+            lifetime_seconds: Some(60),
+        };
+        let Ok(PeopleAnswer::Secret { id: Some(id), secret }) = ask(token).await else { panic!("no token") };
+        assert!(login(secret.0.reveal()).await);
+        let Ok(PeopleAnswer::Users(users)) = ask(PeopleRequest::ListUsers).await else { panic!("no list") };
+        assert_eq!(users[0].tokens, [(id.clone(), "ci".to_owned())]);
+        assert!(users[0].operator && users[0].roles.len() == 1);
+        ask(PeopleRequest::RevokeTokens { name: name(), id: Some(id) }).await.unwrap();
+        assert!(!login(secret.0.reveal()).await);
+        ask(PeopleRequest::SetDisabled { name: name(), disabled: true }).await.unwrap();
+        assert!(!login("trout-trout").await);
+        ask(PeopleRequest::RemoveUser { name: name() }).await.unwrap();
+        let gone = ask(PeopleRequest::RemoveUser { name: name() }).await;
+        assert_eq!(gone, Err(PeopleError::NotFound("alice".into())));
+    }
+
+    #[tokio::test]
+    async fn a_robot_is_made_rotated_and_revoked() {
+        let (people, driver) = people();
+        let login = async |secret: &Passphrase| {
+            driver.authenticate(&Credentials::new("acme+ci", secret.0.reveal()).unwrap()).await.is_ok()
+        };
+        let scope =
+            |pattern: &str| RobotScope { account: None, match_repository: pattern.into(), actions: vec![Action::Pull] };
+        let add = |pattern: &str| PeopleRequest::AddRobot {
+            name: "acme+ci".into(),
+            description: String::new(),
+            scopes: vec![scope(pattern)],
+            lifetime_seconds: None,
+        };
+        assert!(matches!(people.carry_out(add("(")).await, Err(PeopleError::Invalid(_))));
+        let Ok(PeopleAnswer::Secret { secret: first, .. }) = people.carry_out(add(".*")).await else {
+            panic!("no robot")
+        };
+        let rotate = PeopleRequest::RotateRobot { name: "acme+ci".into(), overlap_seconds: 60 };
+        let Ok(PeopleAnswer::Secret { secret: second, .. }) = people.carry_out(rotate).await else {
+            panic!("no secret")
+        };
+        assert!(login(&first).await && login(&second).await);
+        people.carry_out(PeopleRequest::RevokeRobot { name: "acme+ci".into() }).await.unwrap();
+        assert!(!login(&first).await && !login(&second).await);
+        let Ok(PeopleAnswer::Robots(robots)) = people.carry_out(PeopleRequest::ListRobots).await else {
+            panic!("no list")
+        };
+        assert_eq!(robots.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn bad_names_and_passwords_are_refused_and_never_printed() {
+        let (people, _) = people();
+        assert!(matches!(people.carry_out(add("a b", "swordfish")).await, Err(PeopleError::Name(_))));
+        assert!(matches!(people.carry_out(add("alice", "short")).await, Err(PeopleError::Invalid(_))));
+        let robot = PeopleRequest::RevokeRobot { name: "alice".into() };
+        assert!(matches!(people.carry_out(robot).await, Err(PeopleError::Name(_))));
+        let request = add("alice", "swordfish");
+        assert!(!format!("{request:?}").contains("swordfish"));
+        let text = serde_json::to_string(&request).unwrap();
+        assert!(matches!(serde_json::from_str(&text).unwrap(), PeopleRequest::AddUser { .. }));
+    }
+}
