@@ -10,10 +10,10 @@ use http::{
     HeaderMap, Uri,
     header::{AUTHORIZATION, HOST},
 };
-use keppel_federation::vocabulary::{AccountName, RepositoryName};
+use keppel_federation::vocabulary::{AccountName, RepositoryName, TenantId};
 
 use super::{error::ApiError, serve::Peer, service::ApiState};
-use crate::auth::{Access, AuthError, Caller, Challenge, ChallengeError};
+use crate::auth::{Access, AuthError, Caller, Challenge, ChallengeError, Right};
 
 pub(crate) use crate::auth::Action;
 
@@ -27,6 +27,8 @@ pub(crate) enum Scope<'a> {
     Base,
     /// List repositories.
     Catalog,
+    /// Use the registry's own API: read with `Pull`, change with `Push`. What exactly may be done there depends on roles.
+    Api { action: Action },
     /// Do something in a repository, named as in the URL.
     Repository { name: &'a str, action: Action },
 }
@@ -84,6 +86,7 @@ impl<'a> Visitor<'a> {
             // Whoever shows nothing is asked to, so that a login is not taken for good without being looked at.
             Scope::Base => !self.is_anonymous() || self.caller.has_token(),
             Scope::Catalog => self.caller.may_list() && !self.is_anonymous(),
+            Scope::Api { .. } => !self.is_anonymous(),
             Scope::Repository { name, action } => {
                 let repository = self.state.registry().parse_repository(name);
                 self.may(&repository.map_err(|error| ApiError::name_invalid(&error))?, action)
@@ -120,6 +123,16 @@ impl<'a> Visitor<'a> {
         self.state.auth().is_open()
     }
 
+    /// Whether something may be done with a tenant and its accounts.
+    pub(crate) fn has(&self, right: Right, tenant: &TenantId) -> bool {
+        self.caller.has(right, tenant)
+    }
+
+    /// The name of who it is, if that is known.
+    pub(crate) fn username(&self) -> Option<&str> {
+        self.caller.identity().username()
+    }
+
     fn is_anonymous(&self) -> bool {
         self.caller.identity().username().is_none()
     }
@@ -150,6 +163,8 @@ fn challenge(
     let scope = match scope {
         Scope::Base => None,
         Scope::Catalog => Some("registry:catalog:*".to_owned()),
+        Scope::Api { action: Action::Pull } => Some("keppel:api:pull".to_owned()),
+        Scope::Api { .. } => Some("keppel:api:*".to_owned()),
         Scope::Repository { name, action } => {
             // Whoever pushes reads as well: what is there need not be sent again.
             let actions = match action {

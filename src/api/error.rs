@@ -212,6 +212,15 @@ impl ApiError {
         self.code.as_str()
     }
 
+    /// The answer as one line of text, for the registry's own API.
+    pub(crate) fn into_plain(self, request_id: &HeaderValue) -> Response<Body> {
+        let line = format!("{}\n", self.message);
+        let mut response = self.into_response(request_id);
+        *response.body_mut() = Body::from(line);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+    }
+
     /// The answer. Logs the cause, if there is one to hide from the client.
     pub(crate) fn into_response(self, request_id: &HeaderValue) -> Response<Body> {
         if let Some(cause) = &self.cause {

@@ -6,6 +6,7 @@
 //! | `service` | from a request to its answer: names, counts and logs it |
 //! | `distribution` | the OCI Distribution API below `/v2/` |
 //! | `access` | the one place where requests are let through or refused |
+//! | `keppel` | the registry's own API below `/keppel/v1`: accounts and what belongs to them |
 //! | `token` | where clients get their tokens, below `/keppel/v1` |
 //! | `error` | the one table from errors to status and code |
 //! | `health`, `metrics` | `/health/live`, `/health/ready`, `/metrics` |
@@ -21,6 +22,7 @@ mod body;
 mod distribution;
 mod error;
 mod health;
+mod keppel;
 mod metrics;
 mod options;
 mod request_id;
@@ -29,12 +31,15 @@ mod service;
 mod tests;
 mod token;
 
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    routing::{any, get},
+};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
-use crate::registry::Registry;
+use crate::registry::Accounts;
 use serve::{ServeError, Server};
 use service::{ApiService, ApiState};
 
@@ -47,13 +52,13 @@ pub use options::ApiOptions;
 /// When an address cannot be bound or a certificate not be used; then nothing runs.
 pub fn spawn(
     options: ApiOptions,
-    registry: Registry,
+    accounts: Accounts,
     auth: Auth,
     prometheus: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> Result<Server, ServeError> {
     let server = options.server.clone();
-    let state = ApiState::new(options, registry, auth, prometheus.clone(), shutdown.clone());
+    let state = ApiState::new(options, accounts, auth, prometheus.clone(), shutdown.clone());
     let router = router(state.clone());
     let background = metrics::upkeep(prometheus, shutdown.clone());
     Server::spawn(server, shutdown, background, move |peer| ApiService::new(state.clone(), router.clone(), peer))
@@ -66,5 +71,6 @@ fn router(state: ApiState) -> Router {
         .route("/metrics", get(metrics::get_metrics))
         .route("/keppel/v1", get(token::get_info))
         .route(access::TOKEN_PATH, get(token::get).post(token::post))
+        .route("/keppel/v1/{*rest}", any(keppel::answer))
         .with_state(state)
 }

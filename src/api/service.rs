@@ -26,7 +26,10 @@ use super::{
     request_id::{self, X_REQUEST_ID},
     serve::Peer,
 };
-use crate::{auth::Auth, registry::Registry};
+use crate::{
+    auth::Auth,
+    registry::{Accounts, Registry},
+};
 
 const X_KEPPEL_YOUR_IP: HeaderName = HeaderName::from_static("x-keppel-your-ip");
 
@@ -39,6 +42,7 @@ pub(crate) struct ApiState {
 struct Inner {
     options: ApiOptions,
     registry: Registry,
+    accounts: Accounts,
     auth: Auth,
     metrics: RequestMetrics,
     prometheus: PrometheusHandle,
@@ -56,15 +60,26 @@ const MANIFEST_ROOM_TIMEOUT: Duration = Duration::from_secs(30);
 impl ApiState {
     pub(crate) fn new(
         options: ApiOptions,
-        registry: Registry,
+        accounts: Accounts,
         auth: Auth,
         prometheus: PrometheusHandle,
         shutdown: CancellationToken,
     ) -> Self {
+        let registry = accounts.registry().clone();
         let default_account = registry.options().default_account.as_ref().map(ToString::to_string);
         let metrics = RequestMetrics::new();
         let manifest_bodies = Semaphore::new(MANIFEST_BODIES_KIB);
-        let inner = Inner { options, registry, auth, metrics, prometheus, shutdown, default_account, manifest_bodies };
+        let inner = Inner {
+            options,
+            registry,
+            accounts,
+            auth,
+            metrics,
+            prometheus,
+            shutdown,
+            default_account,
+            manifest_bodies,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -74,6 +89,10 @@ impl ApiState {
 
     pub(crate) fn registry(&self) -> &Registry {
         &self.inner.registry
+    }
+
+    pub(crate) fn accounts(&self) -> &Accounts {
+        &self.inner.accounts
     }
 
     pub(crate) fn auth(&self) -> &Auth {

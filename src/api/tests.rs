@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, StatusCode};
-use keppel_federation::vocabulary::{AccountName, Digest};
+use keppel_federation::vocabulary::{AccountName, Digest, TenantId};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -23,7 +23,10 @@ use crate::{
     },
     metadata::{Metadata, MetadataOptions},
     model::ManualClock,
-    registry::{LocalClaims, Registry, RegistryOptions},
+    registry::{
+        AccountBook, AccountDecision, AccountEntry, Accounts, LocalClaims, PeerEntry, Registry, RegistryOptions,
+        Undecided,
+    },
     storage::{FilesystemOptions, Storage},
 };
 
@@ -36,6 +39,34 @@ struct Node {
     shutdown: CancellationToken,
     client: reqwest::Client,
     _directory: tempfile::TempDir,
+}
+
+/// A federation without accounts and others: the API of accounts is tested against the whole program.
+struct NoAccounts;
+
+#[async_trait::async_trait]
+impl AccountBook for NoAccounts {
+    fn get(&self, _: &AccountName) -> Option<AccountEntry> {
+        None
+    }
+    fn list(&self, _: Option<&AccountName>, _: usize) -> Vec<AccountEntry> {
+        Vec::new()
+    }
+    fn peers(&self) -> Vec<PeerEntry> {
+        Vec::new()
+    }
+    async fn claim(&self, _: &AccountName, _: &TenantId, _: Vec<u8>) -> Result<AccountDecision, Undecided> {
+        Err(Undecided("there is nobody to decide".into()))
+    }
+    async fn put_settings(&self, _: &AccountName, _: Vec<u8>, _: u64) -> Result<AccountDecision, Undecided> {
+        Err(Undecided("there is nobody to decide".into()))
+    }
+    async fn set_deleting(&self, _: &AccountName) -> Result<AccountDecision, Undecided> {
+        Err(Undecided("there is nobody to decide".into()))
+    }
+    async fn issue_sublease(&self, _: &AccountName, _: &str, _: Duration) -> Result<AccountDecision, Undecided> {
+        Err(Undecided("there is nobody to decide".into()))
+    }
 }
 
 struct Answer {
@@ -89,7 +120,8 @@ impl Node {
         let options = ApiOptions { server: ServerOptions { listen, ..server }, ..Default::default() };
         let shutdown = CancellationToken::new();
         let prometheus = PrometheusBuilder::new().build_recorder().handle();
-        let server = spawn(options, registry, auth, prometheus, shutdown.clone()).unwrap();
+        let accounts = Accounts::new(registry, Arc::new(NoAccounts));
+        let server = spawn(options, accounts, auth, prometheus, shutdown.clone()).unwrap();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { server, shutdown, client, _directory: directory }
     }

@@ -3,10 +3,10 @@
 //! [`start`] gives a [`RunningNode`]; several can live in one process, since nothing here is global but the metrics and
 //! the log. [`run`] is what a command does: threads, log, a node, and the signals that end it.
 //!
-//! Order of building: the folder and its lock, metadata, storage, the federation, registry, the HTTP door last, so that
-//! whoever is let in finds everything there, and the janitor, whose first task finishes what a crash left. Order of ending:
-//! the door first, requests that run are finished within the grace period, then the janitor, the federation, pull times,
-//! metadata, and the lock.
+//! Order of building: the folder and its lock, metadata, storage, the federation, registry, who may do what, the HTTP
+//! door last, so that whoever is let in finds everything there, and the janitor, whose first task finishes what a crash
+//! left. Order of ending: the door first, requests that run are finished within the grace period, then the janitor, the
+//! federation, pull times, metadata, and the lock.
 //!
 //! A witness ([`run_witness`]) is a node with the federation alone: it votes and keeps no content.
 
@@ -36,8 +36,9 @@ use crate::config::{Config, Loaded, StorageDriver};
 use crate::janitor::Janitor;
 use crate::metadata::Metadata;
 use crate::model::SystemClock;
+use crate::peering::accounts::FederationAccounts;
 use crate::peering::claims::FederationClaims;
-use crate::registry::Registry;
+use crate::registry::{Accounts, Registry};
 use crate::storage::Storage;
 
 use self::admin::AdminServer;
@@ -91,9 +92,16 @@ struct Parts {
 async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError> {
     let Parts { metrics, registry, federation, admin, data } = parts;
     registry.ensure_accounts(config.registry.accounts.clone()).await?;
-    let (auth, keeper) = auth::start(config).await?;
+    let (auth, keeper) = auth::start(config, &federation).await?;
+    let accounts = Accounts::new(registry.clone(), Arc::new(FederationAccounts::new(federation.clone())));
     let serving = CancellationToken::new();
-    let server = api::spawn(config.api_options(), registry.clone(), auth, metrics, serving.clone())?;
+    let server = match api::spawn(config.api_options(), accounts, auth, metrics, serving.clone()) {
+        Ok(server) => server,
+        Err(error) => {
+            keeper.stop().await;
+            return Err(error.into());
+        }
+    };
     let janitor = Janitor::spawn(registry.clone(), &config.janitor_options());
     Ok(RunningNode { server, serving, janitor, auth: keeper, registry, federation, admin, data })
 }

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: who may do what (auth), other regions (peering), HTTP (api).
 
+mod accounts;
 mod blobs;
 mod claims;
 mod deletion;
@@ -22,6 +23,7 @@ mod tests;
 mod upload_sessions;
 mod uploads;
 
+pub use accounts::{AccountBook, AccountDecision, AccountEntry, AccountError, Accounts, PeerEntry, Undecided};
 pub use blobs::BlobInfo;
 pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
 pub use error::{BodyError, RegistryError};

@@ -1,0 +1,105 @@
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use keppel_federation::vocabulary::{AccountName, TenantId};
+use serde_json::{Map, Value, json};
+
+use super::{Answer, Call, Refusal, document};
+use crate::{
+    auth::Right,
+    model::policy::{AccountSettings, SettingsError},
+    registry::{AccountEntry, AccountError},
+};
+
+/// `GET /keppel/v1/accounts`: those that the caller may see.
+pub(super) fn list(call: &Call<'_>) -> Response {
+    let accounts = call.state.accounts().list(|entry| call.visitor.has(Right::ViewAccount, &entry.tenant));
+    let shown: Vec<Value> = accounts.iter().map(|(entry, settings)| show(entry, settings)).collect();
+    document(&json!({ "accounts": shown }))
+}
+
+/// `GET /keppel/v1/accounts/<name>`.
+pub(super) fn get(call: &Call<'_>, name: &str) -> Answer {
+    let (entry, settings) = call.state.accounts().load(&parse(name)?)?;
+    call.require(Right::ViewAccount, &entry)?;
+    Ok(document(&json!({ "account": show(&entry, &settings) })))
+}
+
+/// `PUT /keppel/v1/accounts/<name>`: makes an account, or changes it.
+pub(super) async fn put(call: &Call<'_>, name: &str) -> Answer {
+    let name = AccountName::parse(name)
+        .map_err(|error| Refusal::plain(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
+    let (tenant, settings) = read(call.body()).map_err(AccountError::from)?;
+    if !call.visitor.has(Right::EditAccount, &tenant) {
+        return Err(Refusal::forbidden());
+    }
+    if let Ok((entry, _)) = call.state.accounts().load(&name)
+        && entry.tenant != tenant
+        && call.visitor.has(Right::ViewAccount, &entry.tenant)
+    {
+        let reason = "cannot be changed after the account was made";
+        return Err(AccountError::from(SettingsError::new("account.auth_tenant_id", reason)).into());
+    }
+    let (entry, settings) = call.state.accounts().put(&name, &tenant, settings).await?;
+    Ok(document(&json!({ "account": show(&entry, &settings) })))
+}
+
+/// `DELETE /keppel/v1/accounts/<name>`: begins its deletion.
+pub(super) async fn delete(call: &Call<'_>, name: &str) -> Answer {
+    let (entry, _) = call.state.accounts().load(&parse(name)?)?;
+    call.require(Right::EditAccount, &entry)?;
+    call.state.accounts().delete(&entry.name).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `POST /keppel/v1/accounts/<name>/sublease`: a one-time token for a replica in another region.
+pub(super) async fn post_sublease(call: &Call<'_>, name: &str) -> Answer {
+    let (entry, _) = call.state.accounts().load(&parse(name)?)?;
+    call.require(Right::EditAccount, &entry)?;
+    let token = call.state.accounts().issue_sublease(&entry.name).await?;
+    Ok(document(&json!({ "sublease_token": token })))
+}
+
+/// What is no name names no account.
+pub(super) fn parse(name: &str) -> Result<AccountName, AccountError> {
+    AccountName::parse(name).map_err(|_| AccountError::Unknown)
+}
+
+/// Reads `{"account": {…}}`.
+fn read(mut body: Value) -> Result<(TenantId, AccountSettings), SettingsError> {
+    let mut fields = match body.get_mut("account").map(Value::take) {
+        Some(Value::Object(fields)) => fields,
+        Some(_) => return Err(SettingsError::new("account", "must be an object")),
+        None => return Err(SettingsError::new("account", "is missing")),
+    };
+    if let Some(stranger) = body.as_object().and_then(|body| body.keys().find(|key| *key != "account")) {
+        return Err(SettingsError::new(stranger, "is not a field that is known here"));
+    }
+    if fields.contains_key("name") {
+        return Err(SettingsError::new("account.name", "is not allowed here: the name is in the path"));
+    }
+    if fields.remove("state").is_some_and(|state| !matches!(state.as_str(), Some("")) && !state.is_null()) {
+        return Err(SettingsError::new("account.state", "cannot be set"));
+    }
+    let tenant = match fields.remove("auth_tenant_id") {
+        Some(Value::String(tenant)) => {
+            TenantId::parse(&tenant).map_err(|error| SettingsError::new("account.auth_tenant_id", error.to_string()))?
+        }
+        Some(_) => return Err(SettingsError::new("account.auth_tenant_id", "must be a text")),
+        None => return Err(SettingsError::new("account.auth_tenant_id", "is missing")),
+    };
+    Ok((tenant, AccountSettings::from_request(Value::Object(fields))?))
+}
+
+/// An account as the contract shows it.
+fn show(entry: &AccountEntry, settings: &AccountSettings) -> Value {
+    let mut fields = Map::new();
+    fields.insert("name".into(), entry.name.as_str().into());
+    fields.insert("auth_tenant_id".into(), entry.tenant.as_str().into());
+    if entry.deleting {
+        fields.insert("state".into(), "deleting".into());
+    }
+    if let Ok(Value::Object(settings)) = serde_json::to_value(settings) {
+        fields.extend(settings);
+    }
+    Value::Object(fields)
+}

@@ -1,0 +1,189 @@
+//! The registry's own API, below `/keppel/v1`: accounts and what belongs to them.
+//!
+//! A path is taken apart, the caller identified, and one short handler per endpoint asks the registry. Refusals are one
+//! line of text that names the field or name at fault. Whoever may not see an account is told that there is none.
+
+mod accounts;
+mod path;
+mod peers;
+mod scan_policies;
+
+use axum::{
+    Extension,
+    body::to_bytes,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use http::{
+    HeaderValue, Method, StatusCode,
+    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
+};
+use serde_json::Value;
+
+use self::path::Endpoint;
+use super::{
+    access::{Scope, Visitor},
+    error::ApiError,
+    request_id,
+    serve::Peer,
+    service::ApiState,
+};
+use crate::{
+    auth::{Action, Right},
+    registry::{AccountEntry, AccountError},
+};
+
+/// The longest body, in bytes: that of the settings of an account.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// What a handler gets besides the parts of the path.
+struct Call<'a> {
+    state: &'a ApiState,
+    visitor: &'a Visitor<'a>,
+    body: Option<Value>,
+}
+
+impl Call<'_> {
+    /// Refuses unless something may be done with an account that may be seen.
+    fn require(&self, right: Right, entry: &AccountEntry) -> Result<(), Refusal> {
+        if !self.visitor.has(Right::ViewAccount, &entry.tenant) {
+            return Err(AccountError::Unknown.into());
+        }
+        match self.visitor.has(right, &entry.tenant) {
+            true => Ok(()),
+            false => Err(Refusal::forbidden()),
+        }
+    }
+
+    fn body(&self) -> Value {
+        self.body.clone().unwrap_or_default()
+    }
+}
+
+type Answer = Result<Response, Refusal>;
+
+/// A refusal, ready to be sent.
+enum Refusal {
+    /// One line of text.
+    Plain(StatusCode, String),
+    /// A document, for the deletion of accounts.
+    Document(StatusCode, String),
+    /// The caller has to show who they are, or something went wrong on the way.
+    Http(Box<ApiError>),
+}
+
+impl Refusal {
+    fn plain(status: StatusCode, reason: impl Into<String>) -> Self {
+        Self::Plain(status, reason.into())
+    }
+
+    fn forbidden() -> Self {
+        Self::plain(StatusCode::FORBIDDEN, "you are not allowed to do this")
+    }
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self::Http(Box::new(error))
+    }
+}
+
+/// The table from what went wrong with an account to a status.
+impl From<AccountError> for Refusal {
+    fn from(error: AccountError) -> Self {
+        use AccountError as E;
+        use StatusCode as S;
+        let reason = error.to_string();
+        match error {
+            E::Unknown => Self::Plain(S::NOT_FOUND, reason),
+            E::Invalid(_) => Self::Plain(S::UNPROCESSABLE_ENTITY, reason),
+            E::Elsewhere { .. } | E::Taken { .. } | E::Deleting { .. } | E::Conflict { .. } => {
+                Self::Plain(S::CONFLICT, reason)
+            }
+            E::HasReplicas { .. } => Self::Document(S::CONFLICT, reason),
+            E::NotPrimary { .. } => Self::Plain(S::BAD_REQUEST, reason),
+            E::ManagedByOther { .. } => Self::Plain(S::FORBIDDEN, reason),
+            E::Undecided(_) | E::Storage => Self::Plain(S::SERVICE_UNAVAILABLE, reason),
+        }
+    }
+}
+
+/// Answers any request below `/keppel/v1/` that is not about tokens.
+pub(super) async fn answer(
+    State(state): State<ApiState>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Response {
+    let request_id = request_id::of_request(request.headers());
+    match dispatch(&state, &peer, request).await {
+        Ok(response) => response,
+        Err(Refusal::Plain(status, reason)) => plain(status, &reason),
+        Err(Refusal::Document(status, reason)) => {
+            let mut response = document(&serde_json::json!({ "error": reason }));
+            *response.status_mut() = status;
+            response
+        }
+        Err(Refusal::Http(error)) => error.into_plain(&request_id).map(axum::body::Body::new),
+    }
+}
+
+async fn dispatch(state: &ApiState, peer: &Peer, request: Request) -> Answer {
+    let (parts, body) = request.into_parts();
+    let endpoint = Endpoint::parse(parts.uri.path())
+        .ok_or_else(|| Refusal::plain(StatusCode::NOT_FOUND, "there is no such endpoint"))?;
+    let action = match parts.method {
+        Method::GET | Method::HEAD => Action::Pull,
+        _ => Action::Push,
+    };
+    let scope = Scope::Api { action };
+    let visitor = Visitor::identify(state, &parts.headers, &parts.uri, peer, scope).await?;
+    visitor.authorize(scope)?;
+    if !endpoint.allow().split(", ").any(|known| known == parts.method.as_str()) {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "this endpoint does not know the method");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(endpoint.allow()));
+        return Ok(response);
+    }
+    let body = match parts.method {
+        Method::PUT => Some(read(state, body).await?),
+        _ => None,
+    };
+    let call = Call { state, visitor: &visitor, body };
+    match (endpoint, &parts.method) {
+        (Endpoint::Accounts, _) => Ok(accounts::list(&call)),
+        (Endpoint::Account(name), &Method::PUT) => accounts::put(&call, name).await,
+        (Endpoint::Account(name), &Method::DELETE) => accounts::delete(&call, name).await,
+        (Endpoint::Account(name), _) => accounts::get(&call, name),
+        (Endpoint::Sublease(name), _) => accounts::post_sublease(&call, name).await,
+        (Endpoint::ScanPolicies(name), &Method::PUT) => scan_policies::put(&call, name).await,
+        (Endpoint::ScanPolicies(name), _) => scan_policies::get(&call, name),
+        (Endpoint::Peers, _) => Ok(peers::list(&call)),
+    }
+}
+
+async fn read(state: &ApiState, body: axum::body::Body) -> Result<Value, Refusal> {
+    let arriving = tokio::time::timeout(state.options().server.body_idle_timeout, to_bytes(body, BODY_BYTES_MAX)).await;
+    let bytes = match arriving {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => {
+            let reason = format!("the body is broken or longer than {BODY_BYTES_MAX} bytes");
+            return Err(Refusal::plain(StatusCode::PAYLOAD_TOO_LARGE, reason));
+        }
+        Err(_) => return Err(Refusal::plain(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+    };
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Refusal::plain(StatusCode::BAD_REQUEST, format!("the body is not valid JSON: {error}")))
+}
+
+/// An answer that is a JSON document.
+fn document(document: &Value) -> Response {
+    ([(CONTENT_TYPE, "application/json")], document.to_string()).into_response()
+}
+
+/// An answer that is one line of text.
+fn plain(status: StatusCode, line: &str) -> Response {
+    let mut response = (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], format!("{line}\n")).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
+    }
+    response
+}

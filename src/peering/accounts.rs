@@ -1,0 +1,137 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keppel_federation::Federation;
+use keppel_federation::claims::{Account, AccountState, ClaimsError, Command, Decision, Opaque, Outcome, SecretHash};
+use keppel_federation::vocabulary::{AccountName, TenantId};
+
+use crate::registry::{AccountBook, AccountDecision, AccountEntry, PeerEntry, Undecided};
+
+/// How long a change that was decided may take to show here.
+const SHOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Accounts as the federation agrees on them.
+#[derive(Clone)]
+pub struct FederationAccounts {
+    federation: Federation,
+}
+
+impl FederationAccounts {
+    /// The accounts of this federation.
+    pub fn new(federation: Federation) -> Self {
+        Self { federation }
+    }
+
+    fn entry(&self, account: &Account) -> AccountEntry {
+        AccountEntry {
+            name: account.name.clone(),
+            tenant: account.tenant.clone(),
+            settings: account.settings.0.clone(),
+            settings_revision: account.settings_revision,
+            region: account.region.to_string(),
+            is_ours: account.owner == self.federation.node(),
+            deleting: account.state == AccountState::Deleting,
+            replicas: account.replicas.values().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// Whoever changed something sees it here when they are told so.
+    async fn outcome(&self, decided: Result<Decision, ClaimsError>) -> Result<AccountDecision, Undecided> {
+        let decision = decided.map_err(|error| Undecided(error.to_string()))?;
+        let view = self.federation.state();
+        let _ = tokio::time::timeout(SHOWN_TIMEOUT, view.wait_applied(decision.applied)).await;
+        decision_of(decision.outcome)
+    }
+}
+
+fn decision_of(outcome: Outcome) -> Result<AccountDecision, Undecided> {
+    match outcome {
+        Outcome::Won { created: true, .. } | Outcome::Done | Outcome::Stored { .. } => Ok(AccountDecision::Done),
+        Outcome::Won { created: false, .. } => Ok(AccountDecision::Held),
+        Outcome::Taken { region, .. } => Ok(AccountDecision::Taken { region: region.to_string() }),
+        Outcome::Conflict { .. } | Outcome::StaleEpoch { .. } => Ok(AccountDecision::Conflict),
+        Outcome::NotFound | Outcome::Expired | Outcome::AlreadyUsed => Ok(AccountDecision::NotFound),
+        Outcome::NotMember { .. } => Err(Undecided("this node is no longer a member of the federation".into())),
+        Outcome::Refused(refusal) => Err(Undecided(refusal.to_string())),
+        // None of these belongs to an account.
+        Outcome::Admitted(_) | Outcome::Moved { .. } => Err(Undecided("the federation gave another answer".into())),
+    }
+}
+
+#[async_trait]
+impl AccountBook for FederationAccounts {
+    fn get(&self, name: &AccountName) -> Option<AccountEntry> {
+        self.federation.state().account(name).map(|account| self.entry(&account))
+    }
+
+    fn list(&self, after: Option<&AccountName>, limit: usize) -> Vec<AccountEntry> {
+        let accounts = self.federation.state().accounts_after(after, limit);
+        accounts.iter().map(|account| self.entry(account)).collect()
+    }
+
+    fn peers(&self) -> Vec<PeerEntry> {
+        let others = self.federation.members().into_iter().filter(|member| member.node != self.federation.node());
+        let peer = |member: keppel_federation::claims::Member| PeerEntry {
+            hostname: host_of(&member.api_url).to_owned(),
+            region: member.region.to_string(),
+            role: member.role.as_str().to_owned(),
+        };
+        others.map(peer).collect()
+    }
+
+    async fn claim(
+        &self,
+        name: &AccountName,
+        tenant: &TenantId,
+        settings: Vec<u8>,
+    ) -> Result<AccountDecision, Undecided> {
+        let decided = self.federation.claim(name.clone(), tenant.clone(), Opaque::from(settings)).await;
+        self.outcome(decided).await
+    }
+
+    async fn put_settings(
+        &self,
+        name: &AccountName,
+        settings: Vec<u8>,
+        expected_revision: u64,
+    ) -> Result<AccountDecision, Undecided> {
+        let settings = Opaque::from(settings);
+        let decided = self.federation.put_settings(name.clone(), settings, Some(expected_revision)).await;
+        self.outcome(decided).await
+    }
+
+    async fn set_deleting(&self, name: &AccountName) -> Result<AccountDecision, Undecided> {
+        let command = Command::SetDeleting { name: name.clone(), deleting: true };
+        let decided = self.federation.submit(command).await;
+        self.outcome(decided).await
+    }
+
+    async fn issue_sublease(
+        &self,
+        name: &AccountName,
+        token: &str,
+        lifetime: Duration,
+    ) -> Result<AccountDecision, Undecided> {
+        let token = SecretHash::of(token.as_bytes());
+        let decided = self.federation.issue_sublease(name.clone(), token, lifetime).await;
+        self.outcome(decided).await
+    }
+}
+
+/// The host and port of a URL.
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_cut_out_of_urls() {
+        assert_eq!(host_of("https://eu.example.org:5000/x"), "eu.example.org:5000");
+        assert_eq!(host_of("http://[::1]:5000"), "[::1]:5000");
+        assert_eq!(host_of(""), "");
+    }
+}

@@ -1,0 +1,9 @@
+//! Users, accounts and access, against the real binary: what the commands make decides what HTTP lets through.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod account_api;
+mod logins;
+mod people;
+mod site;

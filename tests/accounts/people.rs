@@ -1,0 +1,48 @@
+//! `keppel user` and `keppel robot`.
+
+use serde_json::Value;
+
+use crate::site::Site;
+
+#[tokio::test]
+async fn users_are_listed_changed_and_removed() {
+    let site = Site::start();
+    let list = || -> Value { serde_json::from_str(&site.run(&["user", "list", "--json"])).unwrap() };
+    assert_eq!(list().as_array().unwrap().len(), 5);
+    let table = site.run(&["user", "list"]);
+    assert!(table.contains("NAME") && table.contains("acme=admin") && table.contains("operator"), "{table}");
+    let password = site.run(&["user", "add", "new"]);
+    assert_eq!(password.len(), 32);
+    assert_eq!(site.token("new", &password, "").await.status, 200);
+    site.run(&["user", "disable", "new"]);
+    assert_eq!(site.token("new", &password, "").await.status, 401);
+    site.run(&["user", "enable", "new"]);
+    let next = site.run(&["user", "password", "new"]);
+    assert_eq!(site.token("new", &password, "").await.status, 401);
+    assert_eq!(site.token("new", &next, "").await.status, 200);
+    site.run(&["user", "operator", "new", "true"]);
+    assert_eq!(list()[2]["operator"], Value::Bool(true), "{}", list());
+    site.run(&["user", "remove", "new"]);
+    assert_eq!(site.token("new", &next, "").await.status, 401);
+}
+
+#[tokio::test]
+async fn commands_say_what_is_wrong() {
+    let site = Site::start();
+    for (arguments, input, words) in [
+        (&["user", "add", "ada", "--password-stdin"][..], "swordfish\n", "there is already a user or robot \"ada\""),
+        (&["user", "add", "a b", "--password-stdin"], "swordfish\n", "user name \"a b\" is not valid"),
+        (&["user", "add", "new", "--password-stdin"], "short\n", "password: must have at least 8"),
+        (&["user", "add", "new", "--password-stdin"], "", "standard input holds no password"),
+        (&["user", "remove", "nobody"], "", "there is no user or robot \"nobody\""),
+        (&["robot", "add", "ci"], "", "robot name \"ci\" is not valid"),
+        (&["robot", "add", "acme+ci", "--repository", "("], "", "robot.scopes[0].match_repository"),
+    ] {
+        let output = site.command(arguments, input);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+        assert!(error.contains(words), "{arguments:?}: {error}");
+    }
+    let misused = site.command(&["user", "add", "new", "--role", "acme=king"], "");
+    assert_eq!(misused.status.code(), Some(2));
+}
