@@ -160,7 +160,7 @@ async fn what_was_decided_survives_a_restart() {
     let mut site = Site::start();
     site.put_account("acme-prod", "ada", json!({})).await.expect(200, "");
     let token = site.token("ed", "swordfish", "scope=repository:acme-prod/web:pull&offline_token=true").await.json();
-    site.server.restart();
+    site.restart();
     site.ask("GET", "/keppel/v1/accounts/acme-prod", "vi").await.expect(200, "acme-prod");
     let bearer = token["token"].as_str().unwrap();
     let path = "/v2/acme-prod/web/tags/list";

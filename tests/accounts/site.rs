@@ -50,6 +50,12 @@ impl Site {
         site
     }
 
+    /// Kills the server and starts it again; connections of before are not tried again.
+    pub fn restart(&mut self) {
+        self.server.restart();
+        self.client = self.server.client();
+    }
+
     fn add_user(&self, name: &str, options: &[&str]) {
         let arguments = [&["user", "add", name, "--password-stdin"], options].concat();
         let output = self.command(&arguments, "swordfish\n");
