@@ -245,7 +245,12 @@ impl People {
             }
             R::SetPassword { name, password } => {
                 let hash = self.hash(password).await?;
-                self.change_user(&name, |user| Ok(user.set_password(hash.clone()))).await.map(done)
+                self.change_user(&name, |user| {
+                    user.set_password(hash.clone());
+                    Ok(())
+                })
+                .await
+                .map(done)
             }
             R::SetRole { name, tenant, role } => {
                 let change = |user: &mut UserDocument| {
@@ -257,19 +262,33 @@ impl People {
                 };
                 self.change_user(&name, change).await.map(done)
             }
-            R::SetOperator { name, operator } => {
-                self.change_user(&name, |user| Ok(user.operator = operator)).await.map(done)
-            }
-            R::SetDisabled { name, disabled } => {
-                self.change_user(&name, |user| Ok(user.disabled = disabled)).await.map(done)
-            }
+            R::SetOperator { name, operator } => self
+                .change_user(&name, |user| {
+                    user.operator = operator;
+                    Ok(())
+                })
+                .await
+                .map(done),
+            R::SetDisabled { name, disabled } => self
+                .change_user(&name, |user| {
+                    user.disabled = disabled;
+                    Ok(())
+                })
+                .await
+                .map(done),
             R::AddToken { name, description, actions, lifetime_seconds } => {
                 let (actions, end) = (actions.into_iter().collect(), end(now, lifetime_seconds));
                 let (id, secret) =
                     self.change_user(&name, |user| user.add_token(&description, actions, end, now)).await?;
                 Ok(PeopleAnswer::Secret { id: Some(id), secret: Passphrase(secret) })
             }
-            R::RevokeTokens { name, id: None } => self.change_user(&name, |user| Ok(user.revoke_all())).await.map(done),
+            R::RevokeTokens { name, id: None } => self
+                .change_user(&name, |user| {
+                    user.revoke_all();
+                    Ok(())
+                })
+                .await
+                .map(done),
             R::RevokeTokens { name, id: Some(id) } => {
                 match self.change_user(&name, |user| Ok(user.revoke_token(&id))).await? {
                     true => Ok(PeopleAnswer::Done),
@@ -290,7 +309,13 @@ impl People {
                 let secret = self.change_robot(&name, |robot| Ok(robot.rotate_secret(now, overlap_seconds))).await?;
                 Ok(PeopleAnswer::Secret { id: None, secret: Passphrase(secret) })
             }
-            R::RevokeRobot { name } => self.change_robot(&name, |robot| Ok(robot.revoke_all())).await.map(done),
+            R::RevokeRobot { name } => self
+                .change_robot(&name, |robot| {
+                    robot.revoke_all();
+                    Ok(())
+                })
+                .await
+                .map(done),
             R::RemoveRobot { name } => self.remove(&robot_id(&name)?, &name).await,
             R::ListRobots => Ok(PeopleAnswer::Robots(self.robots())),
         }
