@@ -126,9 +126,24 @@ impl ApiError {
         Self { cause: Some(cause), ..Self::new(status, code, message) }
     }
 
+    /// The storage or the disk of the metadata is full. The client is told, since nobody else may be there to tell the
+    /// operator.
+    fn storage_full(error: &RegistryError) -> Self {
+        let cause = Some(chain(error));
+        let message = "the registry's storage is full: nothing can be pushed until its operator makes room";
+        Self { cause, ..Self::new(StatusCode::INSUFFICIENT_STORAGE, Code::Unavailable, message) }
+            .retry_after(RETRY_FULL)
+    }
+
     /// Overload, seen before the registry was asked.
     pub(crate) fn unavailable(cause: String) -> Self {
         Self::trouble(StatusCode::SERVICE_UNAVAILABLE, cause).retry_after(RETRY_SOON)
+    }
+
+    /// The request does not say once, and in the right letters, which host it is for.
+    pub(crate) fn bad_host() -> Self {
+        let message = "a request must have one Host header that names a host";
+        Self::new(StatusCode::BAD_REQUEST, Code::Unsupported, message)
     }
 
     /// The path is none of this API.
@@ -313,12 +328,11 @@ impl From<RegistryError> for ApiError {
             E::TooManyUploads { .. } => {
                 Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, message).retry_after(RETRY_UPLOAD)
             }
-            E::StorageFull => Self::trouble(S::INSUFFICIENT_STORAGE, message).retry_after(RETRY_FULL),
+            error @ (E::StorageFull | E::Metadata(MetadataError::Full) | E::Storage(StorageError::Full)) => {
+                Self::storage_full(&error)
+            }
             E::Metadata(source @ (MetadataError::Overloaded | MetadataError::Closed)) => {
                 Self::unavailable(chain(&source))
-            }
-            E::Metadata(MetadataError::Full) | E::Storage(StorageError::Full) => {
-                Self::trouble(S::INSUFFICIENT_STORAGE, message).retry_after(RETRY_FULL)
             }
             E::Storage(source @ (StorageError::Overloaded | StorageError::Stopped | StorageError::UploadBusy(_))) => {
                 Self::unavailable(chain(&source))

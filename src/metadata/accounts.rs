@@ -70,7 +70,7 @@ impl WriteTransaction<'_> {
 
     /// Runs an insertion that returns its row's id.
     pub(super) fn inserted(&self, sql: &str, params: impl rusqlite::Params) -> Result<i64, MetadataError> {
-        let id = self.get_row(sql, params, |row| Ok(row.get(0)?))?;
+        let id = self.noting_full(self.get_row(sql, params, |row| Ok(row.get(0)?)))?;
         id.ok_or(MetadataError::Corrupt { what: "inserted row" })
     }
 }

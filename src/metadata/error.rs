@@ -37,8 +37,11 @@ pub enum MetadataError {
 
 impl From<rusqlite::Error> for MetadataError {
     fn from(error: rusqlite::Error) -> Self {
+        // The index of the log is grown by its own call, which fails in its own words when there is no space.
+        let index_full = error.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE);
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            _ if index_full => Self::Full,
             _ => Self::Sqlite(error),
         }
     }

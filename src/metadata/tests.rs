@@ -256,6 +256,12 @@ async fn a_database_without_room_says_so_and_goes_on_when_there_is_room_again() 
         })
     };
     assert!(matches!(fill(1).await, Err(MetadataError::Full)));
+    // Those that share a transaction with it are told the same, whether their turn came or not.
+    let small = (0..8).map(|_| metadata.write(|transaction| ensure(transaction).map(|_| ())));
+    let (large, small) = futures_util::future::join(fill(1), futures_util::future::join_all(small)).await;
+    for outcome in small.into_iter().chain([large]) {
+        assert!(matches!(outcome, Ok(()) | Err(MetadataError::Full)), "{outcome:?}");
+    }
     limit(1_000_000).await.unwrap();
     fill(2).await.unwrap();
 }

@@ -1,4 +1,5 @@
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -12,11 +13,13 @@ use super::{MetadataError, MetadataOptions, Reader};
 pub struct WriteTransaction<'a> {
     reader: Reader<'a>,
     after_commit: RefCell<Vec<Box<dyn FnOnce() + Send>>>,
+    /// Whether a statement found no space left, which SQLite answers by undoing the whole transaction.
+    full: Cell<bool>,
 }
 
 impl<'a> WriteTransaction<'a> {
     fn new(connection: &'a Connection) -> Self {
-        Self { reader: Reader::new(connection), after_commit: RefCell::default() }
+        Self { reader: Reader::new(connection), after_commit: RefCell::default(), full: Cell::new(false) }
     }
 
     /// Has `action` run on the writer's thread once the transaction is on disk, before anybody is answered and also
@@ -27,7 +30,13 @@ impl<'a> WriteTransaction<'a> {
 
     /// Runs a statement; gives the number of rows it changed.
     pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<usize, MetadataError> {
-        Ok(self.statement(sql)?.execute(params)?)
+        self.noting_full(self.statement(sql)?.execute(params).map_err(MetadataError::from))
+    }
+
+    /// Remembers it when a statement found no space left.
+    pub(super) fn noting_full<T>(&self, outcome: Result<T, MetadataError>) -> Result<T, MetadataError> {
+        self.full.set(self.full.get() || matches!(outcome, Err(MetadataError::Full)));
+        outcome
     }
 }
 
@@ -41,8 +50,8 @@ impl<'a> Deref for WriteTransaction<'a> {
 
 /// Answers one job, given whether the shared commit succeeded.
 type Reply = Box<dyn FnOnce(Result<(), &MetadataError>) + Send>;
-/// Runs one job; says whether its changes stay, and how to answer.
-type Job = Box<dyn FnOnce(&WriteTransaction<'_>) -> (bool, Reply) + Send>;
+/// Runs one job, unless its transaction failed before its turn; says whether its changes stay, and how to answer.
+type Job = Box<dyn FnOnce(Result<&WriteTransaction<'_>, &MetadataError>) -> (bool, Reply) + Send>;
 
 /// The one thread that writes.
 pub(super) struct Writer {
@@ -72,13 +81,15 @@ impl Writer {
     {
         let (answer, wait) = oneshot::channel();
         let job: Job = Box::new(move |transaction| {
-            let outcome = catch_unwind(AssertUnwindSafe(|| job(transaction)))
-                .unwrap_or_else(|_| Err(MetadataError::Panicked.into()));
+            let outcome = match transaction {
+                Ok(transaction) => catch_unwind(AssertUnwindSafe(|| job(transaction)))
+                    .unwrap_or_else(|_| Err(MetadataError::Panicked.into())),
+                Err(error) => Err(not_committed(error).into()),
+            };
             let keep = outcome.is_ok();
             let reply: Reply = Box::new(move |committed| {
                 let outcome = match (outcome, committed) {
-                    (Ok(_), Err(MetadataError::Full)) => Err(MetadataError::Full.into()),
-                    (Ok(_), Err(error)) => Err(MetadataError::Commit(error.to_string()).into()),
+                    (Ok(_), Err(error)) => Err(not_committed(error).into()),
                     (outcome, _) => outcome,
                 };
                 // Nobody waits any more when the caller went away; the work is done all the same.
@@ -92,17 +103,25 @@ impl Writer {
     }
 }
 
+/// What those are told whose transaction failed.
+fn not_committed(error: &MetadataError) -> MetadataError {
+    match error {
+        MetadataError::Full => MetadataError::Full,
+        error => MetadataError::Commit(error.to_string()),
+    }
+}
+
 fn write_until_closed(connection: &Connection, mut jobs: mpsc::Receiver<Job>, group_max: usize) {
     let commit_seconds = metrics::histogram!("keppel_metadata_commit_seconds");
     let group_size = metrics::histogram!("keppel_metadata_group_commit_jobs");
     let waiting = metrics::gauge!("keppel_metadata_write_queue");
-    let mut group = Vec::new();
+    let mut group = VecDeque::new();
     while let Some(first) = jobs.blocking_recv() {
-        group.push(first);
+        group.push_back(first);
         while group.len() < group_max
             && let Ok(next) = jobs.try_recv()
         {
-            group.push(next);
+            group.push_back(next);
         }
         group_size.record(group.len() as f64);
         let started = Instant::now();
@@ -113,17 +132,18 @@ fn write_until_closed(connection: &Connection, mut jobs: mpsc::Receiver<Job>, gr
 }
 
 /// Runs the jobs of one group in one transaction and answers them.
-fn write_group(connection: &Connection, group: &mut Vec<Job>) {
+fn write_group(connection: &Connection, group: &mut VecDeque<Job>) {
     let transaction = WriteTransaction::new(connection);
     let mut replies = Vec::with_capacity(group.len());
     let committed = (|| {
         transaction.execute("BEGIN IMMEDIATE", [])?;
-        for job in group.drain(..) {
+        while let Some(job) = group.pop_front() {
             replies.push(run_isolated(&transaction, job)?);
         }
         transaction.execute("COMMIT", [])?;
         Ok(())
     })();
+    let committed = committed.map_err(|error| if transaction.full.get() { MetadataError::Full } else { error });
     if let Err(error) = &committed {
         tracing::error!(error = error as &dyn std::error::Error, jobs = replies.len(), "a metadata commit failed");
         transaction.after_commit.borrow_mut().clear();
@@ -137,15 +157,20 @@ fn write_group(connection: &Connection, group: &mut Vec<Job>) {
     for reply in replies {
         reply(committed.as_ref().copied());
     }
-    // Jobs that never ran drop their channels, and so are answered as closed.
-    group.clear();
+    if let Err(error) = &committed {
+        // Their turn did not come.
+        group.drain(..).for_each(|job| job(Err(error)).1(Ok(())));
+    }
 }
 
 /// Runs one job inside a savepoint, so that its failure undoes only its own changes.
 fn run_isolated(transaction: &WriteTransaction<'_>, job: Job) -> Result<Reply, MetadataError> {
-    transaction.execute("SAVEPOINT job", [])?;
+    if let Err(error) = transaction.execute("SAVEPOINT job", []) {
+        job(Err(&error)).1(Ok(()));
+        return Err(error);
+    }
     let actions_before = transaction.after_commit.borrow().len();
-    let (keep, reply) = job(transaction);
+    let (keep, reply) = job(Ok(transaction));
     if !keep {
         transaction.after_commit.borrow_mut().truncate(actions_before);
         // SQLite itself undoes the whole transaction on some errors (a full disk); there is no savepoint then.
@@ -154,6 +179,9 @@ fn run_isolated(transaction: &WriteTransaction<'_>, job: Job) -> Result<Reply, M
             return Err(error);
         }
     }
-    transaction.execute("RELEASE job", [])?;
+    if let Err(error) = transaction.execute("RELEASE job", []) {
+        reply(Err(&error));
+        return Err(error);
+    }
     Ok(reply)
 }

@@ -7,6 +7,7 @@
 //! Deliberately absent: who may do what (auth), other regions (peering), HTTP (api).
 
 mod accounts;
+mod blob_storing;
 mod blobs;
 mod claims;
 mod deletion;

@@ -1,7 +1,7 @@
 //! Upload sessions that are held open: their file and running hashes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keppel_federation::vocabulary::UploadId;
@@ -14,6 +14,8 @@ pub(super) struct Session {
     pub(super) row: UploadRow,
     pub(super) state: Arc<tokio::sync::Mutex<State>>,
     touched_at: AtomicI64,
+    /// How many bytes are sure to outlive a crash; told while another request holds the state.
+    durable_bytes: AtomicU64,
 }
 
 /// What is there of an upload.
@@ -37,8 +39,17 @@ impl State {
 
 impl Session {
     pub(super) fn new(row: UploadRow, state: State, now: i64) -> Arc<Self> {
+        let durable_bytes = AtomicU64::new(state.size_bytes());
         let state = Arc::new(tokio::sync::Mutex::new(state));
-        Arc::new(Self { row, state, touched_at: AtomicI64::new(now) })
+        Arc::new(Self { row, state, touched_at: AtomicI64::new(now), durable_bytes })
+    }
+
+    pub(super) fn durable_bytes(&self) -> u64 {
+        self.durable_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_durable_bytes(&self, bytes: u64) {
+        self.durable_bytes.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn touch(&self, now: i64) {

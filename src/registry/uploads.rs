@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use keppel_federation::vocabulary::{AccountName, Algorithm, Digest, RepositoryName, StorageKey, UploadId};
+use keppel_federation::vocabulary::{Algorithm, Digest, RepositoryName, UploadId};
 use tokio::sync::OwnedMutexGuard;
 
 use super::upload_sessions::{Session, State};
 use super::{BodyError, Inner, Registry, RegistryError, to_the_end};
-use crate::metadata::{NewBlob, UploadRow};
-use crate::storage::{AppendError, FinishError, StorageError, Upload};
+use crate::metadata::UploadRow;
+use crate::storage::{AppendError, StorageError, Upload};
 
 /// How far an upload has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,21 +49,22 @@ impl Registry {
         Ok(UploadStatus { id, size_bytes: 0 })
     }
 
-    /// How far a session has come.
+    /// How far a session has come. While another request writes to it: how far it had come before.
     ///
     /// # Errors
-    /// [`RegistryError::UploadUnknown`], [`RegistryError::UploadBusy`], or our own trouble.
+    /// [`RegistryError::UploadUnknown`], or our own trouble.
     pub async fn upload_status(
         &self,
         repository: &RepositoryName,
         id: &UploadId,
     ) -> Result<UploadStatus, RegistryError> {
         let session = self.inner.session(repository, id).await?;
-        let state = session.hold()?;
-        match *state {
-            State::Ended => Err(RegistryError::UploadUnknown { id: id.clone() }),
-            _ => Ok(UploadStatus { id: id.clone(), size_bytes: state.size_bytes() }),
-        }
+        let size_bytes = match session.hold() {
+            Ok(state) if matches!(*state, State::Ended) => return Err(RegistryError::UploadUnknown { id: id.clone() }),
+            Ok(state) => state.size_bytes(),
+            Err(_) => session.durable_bytes(),
+        };
+        Ok(UploadStatus { id: id.clone(), size_bytes })
     }
 
     /// Appends a chunk. `range` is the first and last byte's place as the client announced them, `length` the size of
@@ -76,7 +77,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::UploadUnknown`], [`RegistryError::UploadBusy`], [`RegistryError::RangeOutOfOrder`],
     /// [`RegistryError::SizeMismatch`], [`RegistryError::BlobTooLarge`], [`RegistryError::BodyBroken`],
-    /// [`RegistryError::StorageFull`], or our own trouble.
+    /// [`RegistryError::StorageFull`], which ends the session and gives its space back, or our own trouble.
     pub async fn append_upload<S, E>(
         &self,
         repository: &RepositoryName,
@@ -94,22 +95,9 @@ impl Registry {
         let mut state = session.hold()?;
         to_the_end(async move {
             let expected = Expected::new(range, length);
-            let appended = inner.append(&session, &mut state, &expected, body).await;
-            let now = inner.clock.now();
-            session.touch(now);
-            if let State::Open(upload) = &mut *state {
-                // Also what arrived before an error stays, so that the client can go on from there.
-                let id = session.row.id.clone();
-                let recorded = inner.metadata.write(move |transaction| transaction.touch_upload(&id, now));
-                let (synced, recorded) = futures_util::future::join(upload.sync(), recorded).await;
-                appended?;
-                synced?;
-                if !recorded? {
-                    return Err(RegistryError::UploadUnknown { id: session.row.id.clone() });
-                }
-            } else {
-                appended?;
-            }
+            let appended = inner.append_durably(&session, &mut state, &expected, body).await;
+            inner.give_back_if_full(&session, &mut state, &appended).await;
+            appended?;
             Ok(UploadStatus { id: session.row.id.clone(), size_bytes: state.size_bytes() })
         })
         .await
@@ -143,7 +131,9 @@ impl Registry {
         let digest = *digest;
         to_the_end(async move {
             let expected = Expected::new(range, length);
-            inner.append(&session, &mut state, &expected, body).await?;
+            let appended = inner.append(&session, &mut state, &expected, body).await;
+            inner.give_back_if_full(&session, &mut state, &appended).await;
+            appended?;
             let upload = match std::mem::replace(&mut *state, State::Ended) {
                 State::Open(upload) => *upload,
                 State::Empty => inner.begin(&session.row).await?,
@@ -335,6 +325,47 @@ impl Inner {
         }
     }
 
+    /// Appends; when it answers, the bytes are on disk and the session is recorded.
+    async fn append_durably<S, E>(
+        &self,
+        session: &Session,
+        state: &mut State,
+        expected: &Expected,
+        body: S,
+    ) -> Result<(), RegistryError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+        E: Into<BodyError>,
+    {
+        let appended = self.append(session, state, expected, body).await;
+        let now = self.clock.now();
+        session.touch(now);
+        let State::Open(upload) = state else { return appended };
+        // Also what arrived before an error stays, so that the client can go on from there.
+        let id = session.row.id.clone();
+        let recorded = self.metadata.write(move |transaction| transaction.touch_upload(&id, now));
+        let (synced, recorded) = futures_util::future::join(upload.sync(), recorded).await;
+        if synced.is_ok() {
+            session.set_durable_bytes(upload.size_bytes());
+        }
+        appended?;
+        synced?;
+        match recorded? {
+            true => Ok(()),
+            false => Err(RegistryError::UploadUnknown { id: session.row.id.clone() }),
+        }
+    }
+
+    /// Ends a session whose bytes did not fit: few clients cancel it, and its space is what others lack.
+    async fn give_back_if_full(&self, session: &Session, state: &mut State, appended: &Result<(), RegistryError>) {
+        if matches!(appended, Err(RegistryError::StorageFull)) {
+            // The handle stays until the row and the bytes are gone, so that nobody opens them in between.
+            let held = std::mem::replace(state, State::Ended);
+            self.forget_upload(&session.row).await;
+            drop(held);
+        }
+    }
+
     async fn append_to<S, E>(&self, upload: &mut Upload, expected: &Expected, body: S) -> Result<(), RegistryError>
     where
         S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
@@ -360,94 +391,27 @@ impl Inner {
         }
     }
 
-    /// Makes an upload a blob: bytes first, then its row, its mount and the end of its session in one transaction.
-    async fn store(
-        self: &Arc<Self>,
-        upload: Upload,
-        repository: &RepositoryName,
-        digest: Digest,
-        session: Option<&UploadId>,
-    ) -> Result<(), RegistryError> {
-        let (account, key) = (repository.account(), StorageKey::from(upload.id()));
-        let _shield = self.in_progress.blob(&key);
-        let lost = self.lost_bytes(&account, &digest).await?;
-        let stored = match upload.finish(key.clone(), &digest).await {
-            Ok(stored) => stored,
-            Err(FinishError::DigestMismatch { expected, actual }) => {
-                return Err(RegistryError::DigestMismatch { expected: *expected, actual: *actual });
-            }
-            Err(FinishError::Storage(error)) => return Err(error.into()),
-        };
-        let blob = NewBlob { digest, size_bytes: stored.size_bytes, storage_key: stored.key, blake3: stored.blake3 };
-        let recorded = self.record_blob(repository.clone(), blob, lost.clone(), session.cloned()).await;
-        match &recorded {
-            Ok(true) => {}
-            // A commit that failed may turn out to have happened: then its row must find the bytes. If not, the sweep
-            // takes them.
-            Err(RegistryError::Metadata(_)) => {}
-            // The account had the blob already, or there surely is no row.
-            Ok(false) | Err(_) => self.storage.delete_blob(&account, &key).await?,
-        }
-        if let (Ok(true), Some(lost)) = (&recorded, lost) {
-            self.storage.delete_blob(&account, &lost).await?;
-        }
-        recorded.map(|_| ())
-    }
-
-    /// The key under which the account should have the blob's bytes, where they are not there or cut short: pushing
-    /// them again repairs that.
-    async fn lost_bytes(&self, account: &AccountName, digest: &Digest) -> Result<Option<StorageKey>, RegistryError> {
-        let (name, digest) = (account.clone(), *digest);
-        let known = self.metadata.read(move |reader| match reader.get_account(&name)? {
-            Some(account) => reader.get_account_blob(account, &digest),
-            None => Ok(None),
-        });
-        let Some(known) = known.await? else { return Ok(None) };
-        let size_bytes = self.storage.blob_size_bytes(account, &known.storage_key).await?;
-        if size_bytes == Some(known.size_bytes) {
-            return Ok(None);
-        }
-        tracing::warn!(%account, %digest, "the stored bytes of a blob are lost; those pushed now take their place");
-        Ok(Some(known.storage_key))
-    }
-
-    /// Records a blob and mounts it; gives whether its bytes are needed: the account did not have it before, or lost it.
-    async fn record_blob(
-        self: &Arc<Self>,
-        repository: RepositoryName,
-        blob: NewBlob,
-        lost: Option<StorageKey>,
-        session: Option<UploadId>,
-    ) -> Result<bool, RegistryError> {
-        let inner = self.clone();
-        self.metadata
-            .write(move |transaction| {
-                let now = inner.clock.now();
-                let account = inner.account_for_push(transaction, &repository.account())?;
-                let repository = transaction.ensure_repository(account, &repository, now)?;
-                let known = transaction.get_account_blob(account, &blob.digest)?;
-                let (id, needed) = match &known {
-                    Some(known) if lost.as_ref() == Some(&known.storage_key) => {
-                        transaction.replace_blob_bytes(known.id, &blob)?;
-                        (known.id, true)
-                    }
-                    Some(known) => (known.id, false),
-                    None => (transaction.insert_blob(account, &blob, now)?, true),
-                };
-                transaction.ensure_mount(repository, id, now)?;
-                if let Some(session) = session {
-                    transaction.delete_upload(&session)?;
-                }
-                Ok(needed)
-            })
-            .await
-    }
-
     async fn discard_upload(&self, row: &UploadRow) -> Result<(), RegistryError> {
+        let account = row.repository.account();
+        match self.delete_upload_row(row).await {
+            // Deleting takes space too. A row without bytes is a session in which nothing was sent yet.
+            Err(RegistryError::StorageFull) => {
+                self.storage.discard_upload(&account, &row.id).await?;
+                self.delete_upload_row(row).await?;
+                self.sessions.remove(&row.id);
+                Ok(())
+            }
+            deleted => {
+                deleted?;
+                self.sessions.remove(&row.id);
+                Ok(self.storage.discard_upload(&account, &row.id).await?)
+            }
+        }
+    }
+
+    async fn delete_upload_row(&self, row: &UploadRow) -> Result<(), RegistryError> {
         let id = row.id.clone();
-        self.metadata.write(move |transaction| transaction.delete_upload(&id)).await?;
-        self.sessions.remove(&row.id);
-        Ok(self.storage.discard_upload(&row.repository.account(), &row.id).await?)
+        Ok(self.metadata.write(move |transaction| transaction.delete_upload(&id).map(|_| ())).await?)
     }
 
     /// Gives up a session whose end failed. The client has its error already; what stays is swept later.

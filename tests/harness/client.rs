@@ -227,6 +227,13 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{}: {error}: {}", self.asked, self.text()))
     }
 
+    /// The first message of an OCI error document.
+    #[track_caller]
+    pub fn message(&self) -> String {
+        self.codes();
+        self.json()["errors"][0]["message"].as_str().expect("a message is text").to_owned()
+    }
+
     /// The codes of an OCI error document; fails when the answer is none.
     #[track_caller]
     pub fn codes(&self) -> Vec<String> {

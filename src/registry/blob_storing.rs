@@ -1,0 +1,94 @@
+//! From a complete upload to a blob of a repository: bytes, row, mount and the end of the session.
+
+use std::sync::Arc;
+
+use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName, StorageKey, UploadId};
+
+use super::{Inner, RegistryError};
+use crate::metadata::NewBlob;
+use crate::storage::{FinishError, Upload};
+
+impl Inner {
+    /// Makes an upload a blob: bytes first, then its row, its mount and the end of its session in one transaction.
+    pub(super) async fn store(
+        self: &Arc<Self>,
+        upload: Upload,
+        repository: &RepositoryName,
+        digest: Digest,
+        session: Option<&UploadId>,
+    ) -> Result<(), RegistryError> {
+        let (account, key) = (repository.account(), StorageKey::from(upload.id()));
+        let _shield = self.in_progress.blob(&key);
+        let lost = self.lost_bytes(&account, &digest).await?;
+        let stored = match upload.finish(key.clone(), &digest).await {
+            Ok(stored) => stored,
+            Err(FinishError::DigestMismatch { expected, actual }) => {
+                return Err(RegistryError::DigestMismatch { expected: *expected, actual: *actual });
+            }
+            Err(FinishError::Storage(error)) => return Err(error.into()),
+        };
+        let blob = NewBlob { digest, size_bytes: stored.size_bytes, storage_key: stored.key, blake3: stored.blake3 };
+        let recorded = self.record_blob(repository.clone(), blob, lost.clone(), session.cloned()).await;
+        match &recorded {
+            Ok(true) => {}
+            // A commit that failed may turn out to have happened: then its row must find the bytes. If not, the sweep
+            // takes them.
+            Err(RegistryError::Metadata(_)) => {}
+            // The account had the blob already, or there surely is no row.
+            Ok(false) | Err(_) => self.storage.delete_blob(&account, &key).await?,
+        }
+        if let (Ok(true), Some(lost)) = (&recorded, lost) {
+            self.storage.delete_blob(&account, &lost).await?;
+        }
+        recorded.map(|_| ())
+    }
+
+    /// The key under which the account should have the blob's bytes, where they are not there or cut short: pushing
+    /// them again repairs that.
+    async fn lost_bytes(&self, account: &AccountName, digest: &Digest) -> Result<Option<StorageKey>, RegistryError> {
+        let (name, digest) = (account.clone(), *digest);
+        let known = self.metadata.read(move |reader| match reader.get_account(&name)? {
+            Some(account) => reader.get_account_blob(account, &digest),
+            None => Ok(None),
+        });
+        let Some(known) = known.await? else { return Ok(None) };
+        let size_bytes = self.storage.blob_size_bytes(account, &known.storage_key).await?;
+        if size_bytes == Some(known.size_bytes) {
+            return Ok(None);
+        }
+        tracing::warn!(%account, %digest, "the stored bytes of a blob are lost; those pushed now take their place");
+        Ok(Some(known.storage_key))
+    }
+
+    /// Records a blob and mounts it; gives whether its bytes are needed: the account did not have it before, or lost it.
+    async fn record_blob(
+        self: &Arc<Self>,
+        repository: RepositoryName,
+        blob: NewBlob,
+        lost: Option<StorageKey>,
+        session: Option<UploadId>,
+    ) -> Result<bool, RegistryError> {
+        let inner = self.clone();
+        self.metadata
+            .write(move |transaction| {
+                let now = inner.clock.now();
+                let account = inner.account_for_push(transaction, &repository.account())?;
+                let repository = transaction.ensure_repository(account, &repository, now)?;
+                let known = transaction.get_account_blob(account, &blob.digest)?;
+                let (id, needed) = match &known {
+                    Some(known) if lost.as_ref() == Some(&known.storage_key) => {
+                        transaction.replace_blob_bytes(known.id, &blob)?;
+                        (known.id, true)
+                    }
+                    Some(known) => (known.id, false),
+                    None => (transaction.insert_blob(account, &blob, now)?, true),
+                };
+                transaction.ensure_mount(repository, id, now)?;
+                if let Some(session) = session {
+                    transaction.delete_upload(&session)?;
+                }
+                Ok(needed)
+            })
+            .await
+    }
+}
