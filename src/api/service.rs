@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::Router;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -147,6 +147,11 @@ impl hyper::service::Service<Request<Incoming>> for ApiService {
         let started = Instant::now();
         let request_id = request_id::of_request(request.headers());
         let path = request.uri().path();
+        if !has_sound_host(request.version(), request.headers()) {
+            let exchange = Exchange::begin(&self.state, &self.peer, request_id, started, Route::Other, &request);
+            let response = ApiError::bad_host().into_response(&exchange.request_id);
+            return Reply::Ready(Some(exchange.finish(response)));
+        }
         let limit = self.state.options().server.header_size_max_bytes;
         if head_size_bytes(request.headers()) > limit {
             let exchange = Exchange::begin(&self.state, &self.peer, request_id, started, Route::Other, &request);
@@ -190,6 +195,21 @@ impl ApiService {
         let log = Log { method, uri, request_id: &request_id, peer: &self.peer, user_agent: user_agent(request) };
         account(self.state.metrics(), Route::Manifest, &log, &response, started.elapsed());
         with_common_headers(response, request_id, &self.peer)
+    }
+}
+
+/// Whether a request says as it must which host it is for: once, and from HTTP/1.1 on always (HTTP/2 has its own field).
+/// What is in between may take another of several hosts than we do. Source: RFC 9112, section 3.2.
+fn has_sound_host(version: Version, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(http::header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => version != Version::HTTP_11,
+        (Some(host), None) => host.as_bytes().iter().all(|b| {
+            b.is_ascii_alphanumeric()
+                || matches!(b, b'.' | b'-' | b':' | b'[' | b']' | b'_' | b'~' | b'%' | b'!')
+                || matches!(b, b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
+        }),
+        (Some(_), Some(_)) => false,
     }
 }
 

@@ -14,6 +14,9 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// The costliest hash that is checked: two to the power of this many rounds.
 const COST_MAX: u32 = 16;
 
+/// What tells one state of the file from another: modification time and length.
+type Stamp = (SystemTime, u64);
+
 /// Users of a bcrypt password file, as the plain Docker registry has it: who is in the file may do everything.
 pub struct HtpasswdDriver {
     path: PathBuf,
@@ -27,7 +30,7 @@ struct Users {
     hashes: HashMap<UserName, Entry>,
     /// A hash of a random text, checked for those who are not known, so that they cost the same time.
     nobody: String,
-    seen: Option<(SystemTime, u64)>,
+    seen: Option<Stamp>,
 }
 
 #[derive(Debug)]
@@ -70,6 +73,14 @@ impl HtpasswdDriver {
         Ok(Self { path: path.to_owned(), hasher, users, standing_of_nobody: Arc::default() })
     }
 
+    /// Reads the file and sees whether [`Self::open`] could use it. Blocks.
+    ///
+    /// # Errors
+    /// [`HtpasswdError`].
+    pub fn check(path: &Path) -> Result<(), HtpasswdError> {
+        read_hashes(path).map(|_| ())
+    }
+
     /// Reads the file again when it has changed. Blocks; called every few seconds. A file that cannot be read changes
     /// nothing: those who could log in still can.
     ///
@@ -89,12 +100,20 @@ impl HtpasswdDriver {
     }
 }
 
-fn stamp_of(path: &Path) -> std::io::Result<(SystemTime, u64)> {
+fn stamp_of(path: &Path) -> std::io::Result<Stamp> {
     let metadata = std::fs::metadata(path)?;
     Ok((metadata.modified()?, metadata.len()))
 }
 
 fn read(path: &Path) -> Result<Users, HtpasswdError> {
+    let (hashes, seen) = read_hashes(path)?;
+    let costs = hashes.values().filter_map(|entry| entry.hash.parse::<bcrypt::HashParts>().ok());
+    let cost = costs.map(|parts| parts.get_cost()).max().unwrap_or(4);
+    let nobody = bcrypt::hash(rand::random::<[u8; 16]>(), cost).unwrap_or_default();
+    Ok(Users { hashes, nobody, seen: Some(seen) })
+}
+
+fn read_hashes(path: &Path) -> Result<(HashMap<UserName, Entry>, Stamp), HtpasswdError> {
     let io = |source| HtpasswdError::Io { path: path.to_owned(), source };
     let seen = stamp_of(path).map_err(io)?;
     if seen.1 > FILE_BYTES_MAX {
@@ -102,10 +121,7 @@ fn read(path: &Path) -> Result<Users, HtpasswdError> {
     }
     let text = std::fs::read_to_string(path).map_err(io)?;
     let hashes = parse(&text).map_err(|(line, reason)| HtpasswdError::Line { path: path.to_owned(), line, reason })?;
-    let costs = hashes.values().filter_map(|entry| entry.hash.parse::<bcrypt::HashParts>().ok());
-    let cost = costs.map(|parts| parts.get_cost()).max().unwrap_or(4);
-    let nobody = bcrypt::hash(rand::random::<[u8; 16]>(), cost).unwrap_or_default();
-    Ok(Users { hashes, nobody, seen: Some(seen) })
+    Ok((hashes, seen))
 }
 
 fn parse(text: &str) -> Result<HashMap<UserName, Entry>, (usize, String)> {

@@ -6,10 +6,12 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod authentication;
 mod blobs;
 mod catalog;
 mod deletes;
 mod hostile;
+mod limits;
 mod manifest_pull;
 mod manifest_push;
 mod manifest_refused;

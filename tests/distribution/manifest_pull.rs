@@ -96,6 +96,31 @@ async fn what_is_stored_is_served_to_every_client_that_can_take_it() {
 }
 
 #[tokio::test]
+async fn a_client_that_chooses_among_other_types_is_told_406_manifest_unknown() {
+    let server = Server::start();
+    let client = server.client();
+    let (image, list) = (Image::small(42), Index::of_two(Kind::Docker, 43));
+    client.push_image("acme/app", "single", &image).await;
+    client.push_index("acme/app", "multi", &list).await;
+    let excluding = [
+        ("single", OCI_MANIFEST, format!("{DOCKER_MANIFEST}, {OCI_INDEX}")),
+        ("single", OCI_MANIFEST, format!("{OCI_INDEX}, {OCI_MANIFEST};q=0")),
+        ("multi", DOCKER_LIST, OCI_INDEX.to_owned()),
+    ];
+    for (tag, stored, accept) in excluding {
+        let path = format!("/v2/acme/app/manifests/{tag}");
+        // Twice, since the second comes from memory.
+        for _ in 0..2 {
+            let answer = client.get_with(&path, "Accept", &accept).await.expect_error(406, "MANIFEST_UNKNOWN");
+            assert!(answer.message().contains(stored), "it says what there is: {}", answer.text());
+            let head = send(client.request(Method::HEAD, &path).header("Accept", &accept)).await.expect(406);
+            assert!(head.body.is_empty());
+            client.get_with(&path, "Accept", stored).await.expect(200);
+        }
+    }
+}
+
+#[tokio::test]
 async fn several_accept_headers_count_together() {
     let server = Server::start();
     let client = server.client();

@@ -182,9 +182,30 @@ async fn many_tags_are_set_at_once() {
     for tag in ["1.0", "a", "b"] {
         client.assert_manifest("acme/app", tag, &image.manifest).await;
     }
+    let twice =
+        client.put_manifest("acme/app", &format!("{}?tag=a&tag=b&tag=a", image.digest()), &image.manifest).await;
+    let told: Vec<_> = twice.expect(201).headers.get_all("oci-tag").iter().map(|tag| tag.as_bytes().to_vec()).collect();
+    assert_eq!(told, [b"a", b"b"], "a tag that is asked for twice is told once");
     let bad = client.put_manifest("acme/app", &format!("{}?tag=c&tag=.bad", image.digest()), &image.manifest).await;
-    bad.expect(400);
+    bad.expect_error(400, "TAG_INVALID");
+    let many: String = (0..101).map(|number| format!("&tag=t{number}")).collect();
+    let many = client.put_manifest("acme/app", &format!("{}?{}", image.digest(), &many[1..]), &image.manifest).await;
+    many.expect_error(414, "TAG_INVALID");
     assert_eq!(client.tags("acme/app").await, ["1.0", "a", "b", "old"], "all or nothing");
+}
+
+#[tokio::test]
+async fn an_account_that_allows_it_takes_indexes_whose_children_are_elsewhere() {
+    let sparse = Server::start_with_options(&["--set", "registry.sparse_indexes=true"]);
+    let (client, index) = (sparse.client(), Index::of_two(Kind::Oci, 76));
+    client.push_image("acme/app", "one", &index.images[0]).await;
+    client.put_manifest("acme/app", "multi", &index.manifest).await.expect(201);
+    client.assert_manifest("acme/app", "multi", &index.manifest).await;
+    let absent = format!("/v2/acme/app/manifests/{}", index.images[1].digest());
+    client.get(&absent).await.expect_error(404, "MANIFEST_UNKNOWN");
+    // Blobs of an image have to be there all the same.
+    let image = &index.images[1].manifest;
+    client.put_manifest("acme/app", "other", image).await.expect_error(404, "MANIFEST_BLOB_UNKNOWN");
 }
 
 #[tokio::test]

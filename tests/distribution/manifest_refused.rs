@@ -99,7 +99,7 @@ async fn a_manifest_of_up_to_four_mebibytes_is_taken_and_a_larger_one_is_413() {
     .into_bytes();
     request.extend(&larger.bytes);
     let answer = client.raw(&request).await;
-    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("\"errors\""), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("\"MANIFEST_INVALID\""), "{answer}");
     client.get("/v2/acme/app/manifests/larger").await.expect(404);
 }
 

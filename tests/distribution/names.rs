@@ -233,8 +233,26 @@ async fn errors_are_json_documents_with_code_and_message() {
     assert!(answer.header("content-type").starts_with("application/json"));
     assert!(!answer.codes().is_empty());
     let unsupported = send(client.request(Method::PUT, "/v2/acme/app/tags/list")).await;
-    unsupported.expect_error(405, "UNSUPPORTED");
-    client.get("/v2/acme/app/nonsense").await.expect(404);
+    assert_eq!(unsupported.expect_error(405, "UNSUPPORTED").header("allow"), "GET, HEAD");
+    client.get("/v2/acme/app/nonsense").await.expect_error(404, "UNSUPPORTED");
+}
+
+#[tokio::test]
+async fn our_own_trouble_is_500_unknown_and_its_cause_is_for_the_log_only() {
+    let server = Server::start();
+    let client = server.client();
+    let digest = client.push_blob("acme/app", b"soon lost").await;
+    let blobs = server.data().join("storage/acme/blobs");
+    std::fs::remove_dir_all(&blobs).expect("the bytes can be taken away");
+    let request = client.request(Method::GET, &format!("/v2/acme/app/blobs/{digest}"));
+    let answer = send(request.header("X-Request-Id", "find-me")).await.expect_error(500, "UNKNOWN");
+    assert_eq!(answer.header("x-request-id"), "find-me");
+    for inside in ["storage", &blobs.display().to_string(), "No such file", ".rs"] {
+        assert!(!answer.text().contains(inside), "the client learns nothing of the inside: {}", answer.text());
+    }
+    let log = server.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("find-me") && line.contains("cause=")).collect();
+    assert_eq!(told.len(), 1, "the cause is logged once: {log}");
 }
 
 #[tokio::test]
@@ -244,10 +262,42 @@ async fn the_namespace_parameter_of_mirrors_is_accepted_on_pulls() {
     let image = Image::small(11);
     client.push_image("acme/app", "v1", &image).await;
     let layer = image.layers[0].digest();
-    for path in ["manifests/v1", &format!("manifests/{}", image.digest()), &format!("blobs/{layer}")] {
-        client.get(&format!("/v2/acme/app/{path}?ns=docker.io")).await.expect(200);
-        client.head(&format!("/v2/acme/app/{path}?ns=docker.io")).await.expect(200);
+    let reads = [
+        "manifests/v1".to_owned(),
+        format!("manifests/{}", image.digest()),
+        format!("blobs/{layer}"),
+        "tags/list".to_owned(),
+        format!("referrers/{}", image.digest()),
+    ];
+    for path in reads {
+        let plain = client.get(&format!("/v2/acme/app/{path}")).await.expect(200);
+        for namespace in ["docker.io", "registry.example%3A5000", "", "%ff"] {
+            let path = format!("/v2/acme/app/{path}?ns={namespace}");
+            let answers = [client.get(&path).await.expect(200), client.head(&path).await.expect(200)];
+            assert_eq!(answers[0].body, plain.body, "{path}");
+            // The header tells that the namespace chose the upstream. These answers come from here, whatever it says.
+            answers.iter().for_each(|answer| assert_eq!(answer.header("oci-namespace"), "", "{path}"));
+        }
     }
+    client.get("/v2/acme/app/manifests/none?ns=docker.io").await.expect_error(404, "MANIFEST_UNKNOWN");
+}
+
+#[tokio::test]
+async fn a_request_names_its_host_once() {
+    let server = Server::start();
+    let client = server.client();
+    for hosts in
+        ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nHost: b\r\n", "Host: a/b\r\n", "Host: a b\r\n", "Host: u@a\r\n"]
+    {
+        let answer = client.raw(format!("GET /v2/ HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("\"errors\""), "{hosts:?}: {answer}");
+    }
+    for hosts in ["Host: a\r\n", "Host: [::1]:5000\r\n", "Host: a_b.example:5000\r\n", "Host:\r\n"] {
+        let answer = client.raw(format!("GET /v2/ HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{hosts:?}: {answer}");
+    }
+    let old = client.raw(b"GET /v2/ HTTP/1.0\r\n\r\n").await;
+    assert!(old.starts_with("HTTP/1.0 200 "), "before HTTP/1.1 none is needed: {old}");
 }
 
 #[tokio::test]

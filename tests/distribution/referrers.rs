@@ -151,6 +151,16 @@ async fn long_lists_come_in_pages() {
 }
 
 #[tokio::test]
+async fn an_empty_page_a_bad_page_size_and_a_bad_place_are_told_apart() {
+    let (_server, client, image, _artifacts) = with_referrers().await;
+    let path = format!("/v2/acme/app/referrers/{}", image.digest());
+    let none = client.get(&format!("{path}?n=0")).await.expect(200);
+    assert_eq!((descriptors(&none), none.next_page()), (Vec::new(), None));
+    client.get(&format!("{path}?n=x")).await.expect_error(400, "PAGINATION_NUMBER_INVALID");
+    client.get(&format!("{path}?last=x")).await.expect_error(400, "DIGEST_INVALID");
+}
+
+#[tokio::test]
 async fn pages_keep_the_filter() {
     let (_server, client, image, _artifacts) = with_referrers().await;
     let first =

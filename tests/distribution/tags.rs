@@ -73,8 +73,7 @@ async fn no_tags_is_an_empty_list_without_a_link() {
 async fn a_bad_page_size_is_400() {
     let (_server, client) = with_tags().await;
     for n in ["-1", "x", "", "1.5", "0x10"] {
-        let answer = client.get(&format!("/v2/acme/app/tags/list?n={n}")).await.expect(400);
-        assert!(!answer.codes().is_empty(), "{n}");
+        client.get(&format!("/v2/acme/app/tags/list?n={n}")).await.expect_error(400, "PAGINATION_NUMBER_INVALID");
     }
 }
 

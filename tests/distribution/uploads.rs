@@ -5,7 +5,7 @@ use reqwest::Method;
 use crate::harness::{
     Image, Server,
     client::send,
-    images::{random_bytes, sha256},
+    images::{random_bytes, sha256, sha512},
 };
 
 #[tokio::test]
@@ -137,6 +137,22 @@ async fn a_chunk_out_of_order_is_416_with_the_true_range_and_harms_nothing() {
 }
 
 #[tokio::test]
+async fn a_last_chunk_out_of_order_is_416_and_the_upload_goes_on() {
+    let server = Server::start();
+    let client = server.client();
+    let location = client.open_upload("acme/app").await;
+    let location = client.chunk(&location, 0, b"hello").await.expect(202).location();
+    let digest = sha256(b"hello world");
+    let put = |range: &str| {
+        let request = client.request(Method::PUT, &format!("{location}?digest={digest}"));
+        send(request.header("Content-Range", range).body(" world"))
+    };
+    let answer = put("6-11").await.expect_error(416, "BLOB_UPLOAD_INVALID");
+    assert_eq!(answer.header("range"), "0-4");
+    put("5-10").await.expect(201);
+}
+
+#[tokio::test]
 async fn a_content_range_that_does_not_fit_the_body_is_refused() {
     let server = Server::start();
     let client = server.client();
@@ -226,6 +242,19 @@ async fn a_mount_is_201_and_gives_the_blob_to_the_other_repository() {
     // A mount is the repository's own: it stays when the source lets go.
     client.delete(&format!("/v2/acme/one/blobs/{digest}")).await.expect(202);
     client.get(&format!("/v2/acme/two/blobs/{digest}")).await.expect(200);
+}
+
+#[tokio::test]
+async fn blobs_named_by_sha512_are_uploaded_in_one_go_and_mounted_too() {
+    let server = Server::start();
+    let client = server.client();
+    let digest = sha512(b"strong");
+    let path = format!("/v2/acme/one/blobs/uploads/?digest={digest}");
+    let answer = send(client.request(Method::POST, &path).body("strong")).await.expect(201);
+    assert_eq!(answer.header("docker-content-digest"), digest);
+    let mounted = client.post(&format!("/v2/acme/two/blobs/uploads/?mount={digest}&from=acme/one")).await.expect(201);
+    assert_eq!(mounted.header("docker-content-digest"), digest);
+    assert_eq!(client.get(&mounted.location()).await.expect(200).body, b"strong");
 }
 
 #[tokio::test]

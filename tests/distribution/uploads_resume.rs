@@ -1,5 +1,7 @@
 //! Upload sessions over time: interrupted, restarted, written to twice at once.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::harness::{
     Image, Server,
     images::{random_bytes, sha256},
@@ -54,6 +56,33 @@ async fn images_survive_a_restart() {
         server.client().assert_image("acme/app", &format!("v{}", &image.digest()[7..15]), image).await;
     }
     server.stop();
+}
+
+#[tokio::test]
+async fn the_status_of_an_upload_that_is_being_written_to_is_what_is_durable() {
+    let server = Server::start();
+    let client = server.client();
+    let location = client.open_upload("acme/app").await;
+    let location = client.chunk(&location, 0, b"hello").await.expect(202).location();
+    let path = location.find("/v2/").map(|at| &location[at..]).expect("the location is below /v2/");
+    let mut slow = client.connect().await;
+    let head = format!("PATCH {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\n");
+    slow.write_all(head.as_bytes()).await.expect("sent");
+    let mut asked = [0; 25];
+    // The server asks for the body once the session is held by this request.
+    slow.read_exact(&mut asked).await.expect("an answer");
+    assert!(asked.starts_with(b"HTTP/1.1 100 "));
+    let status = client.get(&location).await.expect(204);
+    assert_eq!(status.header("range"), "0-4");
+    assert!(!status.header("location").is_empty());
+    let busy = client.chunk(&location, 5, b" world").await.expect_error(409, "BLOB_UPLOAD_INVALID");
+    assert!(!busy.header("retry-after").is_empty());
+    slow.write_all(b" world").await.expect("sent");
+    let mut answer = [0; 13];
+    slow.read_exact(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with(b"HTTP/1.1 202 "), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(client.get(&location).await.expect(204).header("range"), "0-10");
+    client.close_upload(&location, &sha256(b"hello world"), b"").await.expect(201);
 }
 
 #[tokio::test]

@@ -47,6 +47,20 @@ impl Server {
         Server::start_with(home, data, options)
     }
 
+    /// Starts a server that only these users, as names with passwords, may use; they may do everything.
+    pub fn start_guarded(users: &[(&str, &str)]) -> Server {
+        let home = tempfile::tempdir().expect("a temporary directory can be made");
+        let file = home.path().join("htpasswd");
+        // The least cost: these passwords are no secrets.
+        let line = |(name, password): &(&str, &str)| {
+            format!("{name}:{}\n", bcrypt::hash(password, 4).expect("a password can be hashed"))
+        };
+        fs::write(&file, users.iter().map(line).collect::<String>()).expect("a file can be written");
+        let data = home.path().join("data");
+        let file = format!("auth.htpasswd_file={}", file.display());
+        Server::start_with(home, data, &["--set", "auth.driver=htpasswd", "--set", &file])
+    }
+
     fn start_with(home: TempDir, data: PathBuf, options: &[&str]) -> Server {
         let options = options.iter().map(ToString::to_string).collect();
         let log = home.path().join("log");

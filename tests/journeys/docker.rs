@@ -11,7 +11,7 @@ use crate::harness::{
 };
 
 /// A Docker daemon without network, on a private socket. Registries on 127.0.0.0/8 may be plain HTTP by default.
-struct Docker {
+pub struct Docker {
     // Fields are dropped in this order: the daemon must have unmounted what is in its home before that goes.
     _daemon: Daemon,
     home: TempDir,
@@ -19,7 +19,7 @@ struct Docker {
 }
 
 impl Docker {
-    fn start() -> Docker {
+    pub fn start() -> Docker {
         require("docker");
         let home = tempfile::tempdir().expect("a temporary directory can be made");
         let path = |name: &str| home.path().join(name).display().to_string();
@@ -41,28 +41,28 @@ impl Docker {
         Docker { _daemon: daemon, home, socket }
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         run(
             "docker",
             ["--host", &self.socket, "--config", &self.home.path().display().to_string()].iter().chain(arguments),
         )
     }
 
-    fn load(&self, reference: &str, image: &Image) {
+    pub fn load(&self, reference: &str, image: &Image) {
         let archive: PathBuf = self.home.path().join("image.tar");
         write_docker_archive(&archive, reference, image);
         self.run(&["load", "--input", &archive.display().to_string()]).text();
     }
 
     /// Removes every image, so that the next pull starts from nothing.
-    fn forget_everything(&self) {
+    pub fn forget_everything(&self) {
         for id in self.run(&["images", "--all", "--quiet", "--no-trunc"]).text().lines() {
             self.run(&["rmi", "--force", id]).text();
         }
         assert_eq!(self.run(&["images", "--all", "--quiet"]).text(), "");
     }
 
-    fn image_id(&self, reference: &str) -> String {
+    pub fn image_id(&self, reference: &str) -> String {
         self.run(&["image", "inspect", "--format", "{{.Id}}", reference]).text()
     }
 

@@ -11,5 +11,6 @@ mod buildah;
 mod containerd;
 mod docker;
 mod large;
+mod login;
 mod podman;
 mod skopeo;

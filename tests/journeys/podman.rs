@@ -8,27 +8,27 @@ use crate::harness::{
     process::{Output, run_in},
 };
 
-struct Podman {
-    home: TempDir,
+pub struct Podman {
+    pub home: TempDir,
 }
 
 impl Podman {
-    fn new() -> Podman {
+    pub fn new() -> Podman {
         Podman { home: tempfile::tempdir().expect("a temporary directory can be made") }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.home.path().join(name).display().to_string()
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         let (root, state, temporary) = (self.path("root"), self.path("state"), self.path("tmp"));
         let own = ["--root", &root, "--runroot", &state, "--tmpdir", &temporary, "--storage-driver", "vfs"];
         let plain = ["--events-backend", "none", "--cgroup-manager", "cgroupfs"];
         run_in(self.home.path(), &[], "podman", own.iter().chain(&plain).chain(arguments))
     }
 
-    fn forget_everything(&self) {
+    pub fn forget_everything(&self) {
         self.run(&["rmi", "--all", "--force"]).text();
         assert_eq!(self.run(&["images", "--all", "--quiet"]).text(), "");
     }

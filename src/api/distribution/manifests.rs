@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -120,8 +121,12 @@ fn broken(error: BodyError) -> ApiError {
 fn tags(call: &Call<'_>) -> Result<Vec<Tag>, ApiError> {
     let tags_max = call.state.options().tags_per_push_max;
     let tags = call.query.all("tag").take(tags_max + 1).map(|tag| Tag::parse(&tag));
-    let tags = tags.collect::<Result<Vec<_>, _>>().map_err(|error| ApiError::tag_invalid(&error))?;
-    if tags.len() > tags_max {
+    let mut tags = tags.collect::<Result<Vec<_>, _>>().map_err(|error| ApiError::tag_invalid(&error))?;
+    let asked = tags.len();
+    // Each is set, and told, once.
+    let mut seen = HashSet::new();
+    tags.retain(|tag| seen.insert(tag.clone()));
+    if asked > tags_max {
         let message = format!("one push can set {tags_max} tags at most");
         return Err(ApiError::new(StatusCode::URI_TOO_LONG, Code::TagInvalid, message));
     }

@@ -15,6 +15,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{TlsOptions, error::CertificateError};
 
+impl TlsOptions {
+    /// Reads the files and sees whether a server could use them. Blocks on small reads.
+    ///
+    /// # Errors
+    /// [`CertificateError`], as the server would have it at its start.
+    pub fn check(&self) -> Result<(), CertificateError> {
+        read(self).map(|_| ())
+    }
+}
+
 /// What tells one state of the two files from another: modification time, length and inode of each.
 type Fingerprint = [Option<(i64, i64, u64, u64)>; 2];
 
