@@ -41,7 +41,7 @@ struct Registry {
 }
 
 impl Registry {
-    /// Starts `keppel` on a free port and reads on until it says that it serves.
+    /// Starts `keppel` and reads on until it says that it serves.
     fn start(arguments: &[&str], folder: &Path) -> Self {
         Self::start_command(keppel(arguments), folder)
     }
@@ -55,8 +55,7 @@ impl Registry {
             let before = words.len();
             assert_ne!(stderr.read_line(&mut words).expect("text"), 0, "it ended: {words}");
             let line = &words[before..];
-            let found =
-                line.split_once("http://").or_else(|| line.split_once("listen=\"").or(line.split_once("listen=")));
+            let found = ["http://", "listen=\"", "listen=", "ready at "].iter().find_map(|mark| line.split_once(mark));
             if let Some((_, address)) = found {
                 break address.trim().trim_matches('"').to_owned();
             }
@@ -132,12 +131,93 @@ fn config_check_says_ok_or_all_that_is_wrong() {
         "\
 {file}:2: http.lissten: unknown key; did you mean \"listen\"?
 {file}:5: log.format: \"xml\" is not a log format: write \"text\" or \"json\"
---set node.thread: node.thread: unknown key; did you mean \"node.threads\"?
+--set node.thread: unknown key; did you mean \"node.threads\"?
 KEPPEL_HTTP_IDLE_TIMEOUT: http.idle_timeout: \"soon\" is not a duration: write a whole number and ms, s, m, h or d, such as \"30s\"
 error: the configuration has 4 problems
 "
     );
     assert_eq!(words, expected);
+}
+
+#[test]
+fn config_check_refuses_what_serve_would_refuse() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+    let pair = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate can be made");
+    let (one, other) = (pair("one.example"), pair("other.example"));
+    write("one.pem", &one.cert.pem());
+    write("one.key", &one.signing_key.serialize_pem());
+    write("other.key", &other.signing_key.serialize_pem());
+    write("words.pem", "no certificate\n");
+    write("users", "alice:secret\n");
+    let file = folder.path().join("keppel.toml");
+    let name = file.to_str().expect("text").to_owned();
+    let tls = |certificate: &str, key: &str| format!("[http]\ntls_certificate = {certificate:?}\ntls_key = {key:?}\n");
+    let htpasswd = |file: &str| format!("[auth]\ndriver = \"htpasswd\"\nhtpasswd_file = {file:?}\n");
+    for (text, line, key, reason) in [
+        (tls("words.pem", "one.key"), 2, "http.tls_certificate", "words.pem holds no certificate"),
+        (tls("one.pem", "words.pem"), 3, "http.tls_key", "words.pem"),
+        (tls("one.pem", "other.key"), 3, "http.tls_key", "does not work with the key in"),
+        (tls("/dev/zero", "one.key"), 2, "http.tls_certificate", "/dev/zero cannot be read: it is a device"),
+        (tls(".", "one.key"), 2, "http.tls_certificate", "it is a folder"),
+        (htpasswd("users"), 3, "auth.htpasswd_file", "users, line 1: the hash is not of bcrypt"),
+        (htpasswd("/dev/zero"), 3, "auth.htpasswd_file", "/dev/zero cannot be read: it is a device"),
+    ] {
+        std::fs::write(&file, &text).expect("written");
+        let said = standard_error(&mut keppel(&["config", "check", &name]), 2);
+        assert!(said.starts_with(&format!("{name}:{line}: {key}: ")) && said.contains(reason), "{text}{said}");
+        assert_eq!(standard_error(&mut keppel(&["serve", "--config", &name]), 2), said, "serve says the same");
+    }
+    std::fs::write(&file, tls("one.pem", "one.key")).expect("written");
+    assert_eq!(standard_output(&mut keppel(&["config", "check", &name])), "ok\n");
+}
+
+#[test]
+fn config_check_reads_no_device_and_no_folder() {
+    let zero = standard_error(&mut keppel(&["config", "check", "/dev/zero"]), 2);
+    assert!(zero.starts_with("/dev/zero:1: this file cannot be read: it is a device"), "{zero}");
+    let folder = standard_error(&mut keppel(&["config", "check", "/"]), 2);
+    assert!(folder.starts_with("/:1: this file cannot be read: it is a folder"), "{folder}");
+    let large = tempfile::NamedTempFile::new().expect("a file");
+    large.as_file().set_len((1 << 20) + 1).expect("a size");
+    let said = standard_error(&mut keppel(&["config", "check", large.path().to_str().expect("text")]), 2);
+    assert!(said.contains("this file has more than 1048576 bytes"), "{said}");
+}
+
+#[test]
+fn lists_are_set_on_the_command_line_with_commas_or_as_in_a_file() {
+    for value in ["registry.accounts=one,two", "registry.accounts=[\"one\", \"two\"]"] {
+        let shown = standard_output(&mut keppel(&["config", "show", "--set", value]));
+        assert!(shown.contains("accounts = [\"one\", \"two\"]"), "{value}: {shown}");
+    }
+    assert!(standard_output(&mut keppel(&["serve", "--help"])).contains("registry.accounts=one,two"));
+}
+
+#[test]
+fn a_database_that_is_none_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("keppel-data")).expect("made");
+    std::fs::write(folder.path().join("keppel-data/metadata.db"), "not a database, and long enough to be seen as none")
+        .expect("written");
+    let said = standard_error(keppel(&["dev", "--listen", ANY_PORT]).current_dir(folder.path()), 1);
+    let path = folder.path().join("keppel-data/metadata.db");
+    assert!(said.starts_with(&format!("error: cannot open the metadata database {}: ", path.display())), "{said}");
+    assert!(said.contains("not a database"), "{said}");
+}
+
+#[test]
+fn a_unix_socket_is_named_where_the_registry_says_that_it_is_ready() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("keppel.sock");
+    let listen = format!("unix:{}", socket.display());
+    let mut registry = Registry::start(&["dev", "--listen", &listen], folder.path());
+    assert!(registry.words.contains(&format!("Keppel is ready at {listen}")), "{}", registry.words);
+    registry.signal(libc::SIGTERM);
+    let (code, words) = registry.end();
+    assert_eq!(code, Some(0), "{words}");
+    assert!(words.contains(&format!("curl --unix-socket {}", socket.display())), "{words}");
+    let registry = Registry::start(&["serve", "--listen", &listen, "--data", "keppel-data"], folder.path());
+    assert_eq!(registry.address, listen, "the log names it: {}", registry.words);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Why a node could not start or did not end well.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::DataFolderError;
 use crate::api::serve::ServeError;
@@ -16,8 +17,13 @@ pub enum StartError {
     #[error(transparent)]
     DataFolder(#[from] DataFolderError),
     /// The database cannot be opened.
-    #[error("cannot open the metadata")]
-    Metadata(#[from] MetadataError),
+    #[error("cannot open the metadata database {}", path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: MetadataError,
+    },
     /// The storage cannot be opened.
     #[error("cannot open the storage")]
     Storage(#[from] StorageError),

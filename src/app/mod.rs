@@ -32,6 +32,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api;
+use crate::api::serve::ListenAddress;
 use crate::config::{Config, Loaded, StorageDriver};
 use crate::janitor::Janitor;
 use crate::metadata::Metadata;
@@ -51,6 +52,7 @@ pub use federation::{OfflineError, init, join, recover};
 /// A node that serves. End it with [`RunningNode::shutdown`]; dropped, its door stays open as long as the runtime lives.
 pub struct RunningNode {
     server: api::serve::Server,
+    listens: Vec<ListenAddress>,
     serving: CancellationToken,
     janitor: Janitor,
     auth: AuthKeeper,
@@ -102,15 +104,28 @@ async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError
             return Err(error.into());
         }
     };
+    let listens = listens(&config.http.listen, server.addresses());
     let janitor = Janitor::spawn(registry.clone(), &config.janitor_options());
-    Ok(RunningNode { server, serving, janitor, auth: keeper, registry, federation, admin, data })
+    Ok(RunningNode { server, listens, serving, janitor, auth: keeper, registry, federation, admin, data })
+}
+
+/// The addresses as configured, TCP ones with the ports in use.
+fn listens(configured: &[ListenAddress], in_use: &[SocketAddr]) -> Vec<ListenAddress> {
+    let mut in_use = in_use.iter().copied();
+    let resolve = |address: &ListenAddress| match address {
+        ListenAddress::Tcp(address) => ListenAddress::Tcp(in_use.next().unwrap_or(*address)),
+        ListenAddress::Unix(path) => ListenAddress::Unix(path.clone()),
+    };
+    configured.iter().map(resolve).collect()
 }
 
 /// Opens what is on disk, off the async threads.
 async fn open(config: Config) -> Result<(DataFolder, Metadata, Storage), StartError> {
     let opened = tokio::task::spawn_blocking(move || {
         let data = DataFolder::open(&config.node.data)?;
-        let metadata = Metadata::open(&config.metadata_path(), &config.metadata_options())?;
+        let path = config.metadata_path();
+        let metadata = Metadata::open(&path, &config.metadata_options())
+            .map_err(|source| StartError::Metadata { path, source })?;
         let storage = match config.storage.driver {
             StorageDriver::Filesystem => Storage::filesystem(config.filesystem_options())?,
             StorageDriver::Memory => Storage::memory(config.memory_options()),
@@ -121,7 +136,12 @@ async fn open(config: Config) -> Result<(DataFolder, Metadata, Storage), StartEr
 }
 
 impl RunningNode {
-    /// Where it listens, with the ports in use.
+    /// Where it listens, Unix sockets included, in the order of the configuration.
+    pub fn listens(&self) -> &[ListenAddress] {
+        &self.listens
+    }
+
+    /// The TCP addresses among them, with the ports in use.
     pub fn addresses(&self) -> &[SocketAddr] {
         self.server.addresses()
     }
@@ -165,7 +185,7 @@ impl RunningNode {
 pub fn run(loaded: Loaded, ready: impl FnOnce(&RunningNode)) -> Result<(), RunError> {
     let begin = async |config: &Config| {
         let node = start(config).await?;
-        let addresses: Vec<String> = node.addresses().iter().map(SocketAddr::to_string).collect();
+        let addresses: Vec<String> = node.listens().iter().map(ToString::to_string).collect();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), data = %node.data().path().display(), listen = addresses.join(" "), "serving");
         Ok(node)
     };

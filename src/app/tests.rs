@@ -53,6 +53,13 @@ async fn a_node_that_cannot_listen_lets_its_data_go() {
     let address = other.local_addr().expect("an address").to_string();
     let error = start(&config_in(folder.path(), &[("http.listen", &address)])).await.err().expect("it must not start");
     assert!(error.is_address_in_use(), "{error}");
+    // Nothing of it runs any more, the keeper of the keys included.
+    let tasks = tokio::runtime::Handle::current().metrics();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while tasks.num_alive_tasks() > 0 {
+        assert!(std::time::Instant::now() < deadline, "{} tasks still run", tasks.num_alive_tasks());
+        tokio::task::yield_now().await;
+    }
     start(&config_in(folder.path(), &[])).await.expect("the folder is free").shutdown().await;
 }
 

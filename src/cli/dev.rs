@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use clap::Args;
 
 use super::Failure;
 use super::overrides::Overrides;
+use crate::api::serve::ListenAddress;
 use crate::app::{self, RunningNode};
 use crate::config::{self, Preset};
 
@@ -53,8 +55,8 @@ impl Dev {
             return run_regions(&sources, count, scratch.is_some());
         }
         let loaded = config::load(&sources)?;
-        let tls = loaded.config.http.tls_certificate.is_some();
-        app::run(loaded, |node| eprint!("{}", banner(node, tls, scratch.is_some())))?;
+        let doors = Doors::of(&loaded.config);
+        app::run(loaded, |node| eprint!("{}", banner(node, doors, scratch.is_some())))?;
         Ok(())
     }
 }
@@ -85,7 +87,7 @@ fn run_regions(sources: &config::Sources, count: u16, ephemeral: bool) -> Result
     Ok(())
 }
 
-fn regions_banner(nodes: &[RunningNode], data: &std::path::Path, ephemeral: bool) -> String {
+fn regions_banner(nodes: &[RunningNode], data: &Path, ephemeral: bool) -> String {
     let mut text = format!("\nA federation of {} regions is ready:\n\n", nodes.len());
     for node in nodes {
         let address = node.addresses().first().map_or_else(String::new, ToString::to_string);
@@ -104,20 +106,46 @@ fn ephemeral(key: &str, value: &str) -> config::Flag {
     config::Flag { name: "--ephemeral".to_owned(), key: key.to_owned(), value: value.to_owned() }
 }
 
-fn banner(node: &RunningNode, tls: bool, ephemeral: bool) -> String {
-    let address = node.addresses().first().copied();
+/// How one comes in.
+#[derive(Debug, Clone, Copy)]
+struct Doors {
+    /// Addresses serve HTTPS.
+    tls: bool,
+    /// Anyone may do anything.
+    open: bool,
+}
+
+impl Doors {
+    fn of(config: &config::Config) -> Self {
+        let open = config.auth.driver == config::AuthDriverName::Open;
+        Self { tls: config.http.tls_certificate.is_some(), open }
+    }
+}
+
+fn banner(node: &RunningNode, doors: Doors, ephemeral: bool) -> String {
     let data = match ephemeral {
         true => "in memory; forgotten at the end".to_owned(),
         false => node.data().path().display().to_string(),
     };
-    match address {
-        Some(address) => words(address, &data, tls),
-        None => format!("\nKeppel is ready on its Unix socket\nData: {data}\nStop: Ctrl-C\n\n"),
+    match (node.addresses().first(), node.listens().first()) {
+        (Some(address), _) => words(*address, &data, doors),
+        (None, Some(ListenAddress::Unix(path))) => socket_words(path, &data),
+        (None, _) => String::new(),
     }
 }
 
+/// What to type next, for a registry on a Unix socket, which clients of images do not speak.
+fn socket_words(path: &Path, data: &str) -> String {
+    let path = path.display();
+    format!(
+        "\nKeppel is ready at unix:{path}\n\nTry, in another terminal:\n  curl --unix-socket {path} \
+         http://localhost/v2/_catalog\n\nData: {data}\nStop: Ctrl-C\n\n"
+    )
+}
+
 /// What to type next, for a registry at `address`.
-fn words(address: SocketAddr, data: &str, tls: bool) -> String {
+fn words(address: SocketAddr, data: &str, doors: Doors) -> String {
+    let Doors { tls, open } = doors;
     let host = SocketAddr::new(reachable(address.ip()), address.port());
     let scheme = if tls { "https" } else { "http" };
     let (podman, skopeo) = if tls { ("", "") } else { (" --tls-verify=false", " --dest-tls-verify=false") };
@@ -128,10 +156,16 @@ fn words(address: SocketAddr, data: &str, tls: bool) -> String {
         format!("skopeo copy{skopeo} docker://docker.io/library/alpine docker://{host}/alpine"),
         format!("curl {scheme}://{host}/v2/_catalog"),
     ];
+    if !open {
+        let _ = writeln!(text, "  docker login {host}");
+    }
     for line in lines {
         let _ = writeln!(text, "  {line}");
     }
-    let _ = writeln!(text, "\nAnyone who can reach this address may push and pull.");
+    let _ = match open {
+        true => writeln!(text, "\nAnyone who can reach this address may push and pull."),
+        false => writeln!(text, "\nOnly those who log in may push and pull."),
+    };
     let _ = writeln!(text, "Data: {data}\nStop: Ctrl-C\n");
     text
 }
@@ -152,15 +186,23 @@ mod tests {
 
     #[test]
     fn the_words_name_an_address_that_clients_can_type() {
-        let words = words("[::]:5001".parse().expect("an address"), "/data", false);
+        let words = words("[::]:5001".parse().expect("an address"), "/data", Doors { tls: false, open: true });
         assert!(words.contains("docker push 127.0.0.1:5001/alpine"), "{words}");
         assert!(words.contains("podman push --tls-verify=false"), "{words}");
         assert!(!words.contains("[::]"), "{words}");
     }
 
     #[test]
+    fn a_guarded_registry_is_not_said_to_be_open() {
+        let guarded = Doors { tls: false, open: false };
+        let words = words("127.0.0.1:5001".parse().expect("an address"), "/data", guarded);
+        assert!(words.contains("docker login 127.0.0.1:5001"), "{words}");
+        assert!(!words.contains("Anyone"), "{words}");
+    }
+
+    #[test]
     fn the_file_for_development_says_what_the_command_does() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
         let file = config::Sources { file: Some(folder.join("dev.toml")), ..config::Sources::default() };
         let preset = config::Sources { preset: Some(PRESET), folder, ..config::Sources::default() };
         let load = |sources| config::load(&sources).expect("valid").config;

@@ -16,7 +16,8 @@ pub(super) struct Overrides {
     /// The folder for everything the node keeps [sets node.data].
     #[arg(long, value_name = "FOLDER", global = true)]
     data: Option<String>,
-    /// Sets any key, such as --set log.format=json; may be repeated.
+    /// Sets any key, such as --set log.format=json; lists are written with commas, such as
+    /// --set registry.accounts=one,two. May be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value, global = true)]
     set: Vec<(String, String)>,
 }

@@ -8,6 +8,7 @@
 //! It opens no port, makes no folder and starts nothing.
 
 mod example;
+mod files;
 mod options;
 mod problem;
 mod settings;
@@ -74,25 +75,7 @@ fn check_together(config: &Config, entries: &[Entry], problems: &mut Vec<Problem
         let entry = entries.iter().find(|entry| entry.key.path() == path);
         entry.map_or(Origin::Default, |entry| entry.origin.clone())
     };
-    let tls = [("http.tls_certificate", &config.http.tls_certificate), ("http.tls_key", &config.http.tls_key)];
-    for (key, path) in tls {
-        let Some(path) = path else { continue };
-        if let Err(error) = std::fs::File::open(path) {
-            let message = format!("{} cannot be read: {error}", path.display());
-            problems.push(Problem::of_key(origin(key), key, message));
-        }
-    }
-    match (&config.http.tls_certificate, &config.http.tls_key) {
-        (Some(_), None) => {
-            let message = "a certificate needs its key: set http.tls_key too";
-            problems.push(Problem::of_key(origin("http.tls_certificate"), "http.tls_certificate", message));
-        }
-        (None, Some(_)) => {
-            let message = "a key needs its certificate: set http.tls_certificate too";
-            problems.push(Problem::of_key(origin("http.tls_key"), "http.tls_key", message));
-        }
-        _ => {}
-    }
+    files::check_tls(&config.http, &origin, problems);
     check_auth(config, &origin, problems);
     let permits = config.storage.concurrent_reads_max + config.storage.concurrent_writes_max + config.metadata.readers;
     if config.node.blocking_threads_max <= permits {
@@ -119,8 +102,8 @@ fn check_auth(config: &Config, origin: &impl Fn(&str) -> Origin, problems: &mut 
             refuse("auth.driver", "\"htpasswd\" needs its file: set auth.htpasswd_file too".to_owned());
         }
         (AuthDriverName::Htpasswd, Some(path)) => {
-            if let Err(error) = std::fs::File::open(path) {
-                refuse("auth.htpasswd_file", format!("{} cannot be read: {error}", path.display()));
+            if let Err(message) = files::check_htpasswd(path) {
+                refuse("auth.htpasswd_file", message);
             }
         }
         (AuthDriverName::Open | AuthDriverName::Local, _) => {}

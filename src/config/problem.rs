@@ -60,6 +60,10 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
+            // `--set section.key` names the key already.
+            Some(key) if matches!(&self.origin, Origin::Flag(name) if name.ends_with(key.as_str())) => {
+                write!(f, "{}: {}", self.origin, self.message)
+            }
             Some(key) => write!(f, "{}: {key}: {}", self.origin, self.message),
             None => write!(f, "{}: {}", self.origin, self.message),
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::files::read_regular;
 use super::problem::{Origin, Problem, closest};
 use super::table::{Assembler, Given, Key, Section};
 use super::value::Raw;
@@ -31,12 +32,7 @@ pub fn read_file(path: &Path, sections: &'static [Section], assembler: &mut Asse
 
 /// The text of a file, or the line at fault and why it cannot be used.
 fn load_text(path: &Path) -> Result<String, (usize, String)> {
-    let cannot = |error: std::io::Error| (1, format!("this file cannot be read: {error}"));
-    let size = std::fs::metadata(path).map_err(cannot)?.len();
-    if size > FILE_SIZE_MAX_BYTES {
-        return Err((1, format!("this file has {size} bytes; a configuration has at most {FILE_SIZE_MAX_BYTES}")));
-    }
-    let bytes = std::fs::read(path).map_err(cannot)?;
+    let bytes = read_regular(path, FILE_SIZE_MAX_BYTES).map_err(|message| (1, format!("this file {message}")))?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         (1 + count_newlines(valid), "this line is not UTF-8 text".to_owned())

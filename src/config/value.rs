@@ -329,7 +329,7 @@ impl<T: Value> Value for Option<T> {
     }
 }
 
-/// A single text is a list of one. In the environment and in flags, a list is written with commas.
+/// A single text is a list of one. In the environment and in flags, a list is written with commas, or as in a file.
 impl<T: Value> Value for Vec<T> {
     fn expected() -> String {
         format!("{} (or a list of such)", T::expected())
@@ -340,6 +340,10 @@ impl<T: Value> Value for Vec<T> {
         match raw {
             Raw::String(text) => Some(vec![item(text)?]),
             Raw::Strings(items) => items.iter().map(|text| item(text)).collect(),
+            // An IPv6 address begins with a bracket too, but is no TOML.
+            Raw::Untyped(text) if text.trim_start().starts_with('[') && super::table::parse_toml(text).is_some() => {
+                Self::read(&super::table::parse_toml(text)?, folder)
+            }
             Raw::Untyped(text) => text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(item).collect(),
             _ => None,
         }
@@ -455,6 +459,8 @@ mod tests {
     fn lists_are_written_with_commas_in_the_environment() {
         let names = read::<Vec<AccountName>>("library, team").expect("two names");
         assert_eq!(names.to_toml(), "[\"library\", \"team\"]");
+        assert_eq!(read::<Vec<AccountName>>("[\"library\", \"team\"]"), Some(names));
+        assert_eq!(read::<Vec<ListenAddress>>("[::]:80,[::1]:81").map(|addresses| addresses.len()), Some(2));
         assert_eq!(read::<Vec<AccountName>>("library,No"), None);
         let one = Vec::<AccountName>::read(&Raw::String("library".to_owned()), Path::new(""));
         assert_eq!(one.map(|names| names.to_toml()), Some("[\"library\"]".to_owned()));
