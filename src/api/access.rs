@@ -108,6 +108,11 @@ impl<'a> Visitor<'a> {
         self.state.auth().access(&self.caller, repository, self.address)
     }
 
+    /// What may be done in a repository through the registry's own API, which has a scope of its own.
+    pub(crate) fn api_access(&self, repository: &RepositoryName) -> Access {
+        self.state.auth().api_access(&self.caller, repository, self.address)
+    }
+
     /// Whether something may be done in a repository.
     pub(crate) fn may(&self, repository: &RepositoryName, action: Action) -> bool {
         self.state.auth().is_open() || self.access(repository).allows(action)

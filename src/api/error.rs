@@ -318,6 +318,15 @@ impl From<RegistryError> for ApiError {
                 Self::new(S::NOT_FOUND, Code::BlobUnknown, message).detail(json!({ "digest": digest }))
             }
             E::UploadUnknown { .. } => Self::new(S::NOT_FOUND, Code::BlobUploadUnknown, message),
+            E::AccountDeleting { account } => {
+                Self::new(S::CONFLICT, Code::Denied, message).detail(json!({ "account": account }))
+            }
+            E::PoliciesUnusable { account } => {
+                Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message).detail(json!({ "account": account }))
+            }
+            E::TagProtected { tag, .. } => Self::new(S::CONFLICT, Code::Denied, message).detail(json!({ "tag": tag })),
+            E::QuotaExceeded { tenant, what, quota, usage } => Self::new(S::CONFLICT, Code::Denied, message)
+                .detail(json!({ "auth_tenant_id": tenant, what: { "quota": quota, "usage": usage } })),
             E::ManifestHasParent { digest, parent } => {
                 Self::new(S::CONFLICT, Code::Denied, message).detail(json!({ "digest": digest, "parent": parent }))
             }

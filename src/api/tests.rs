@@ -64,6 +64,18 @@ impl AccountBook for NoAccounts {
     async fn set_deleting(&self, _: &AccountName) -> Result<AccountDecision, Undecided> {
         Err(Undecided("there is nobody to decide".into()))
     }
+    async fn redeem_sublease(&self, _: &AccountName, _: &str) -> Result<AccountDecision, Undecided> {
+        Err(Undecided("there is nobody to decide".into()))
+    }
+    async fn detach_replica(&self, _: &AccountName) -> Result<AccountDecision, Undecided> {
+        Err(Undecided("there is nobody to decide".into()))
+    }
+    fn get_quota(&self, _: &TenantId) -> Option<(bytes::Bytes, u64)> {
+        None
+    }
+    async fn put_quota(&self, _: &TenantId, _: Vec<u8>, _: u64) -> Result<AccountDecision, Undecided> {
+        Err(Undecided("there is nobody to decide".into()))
+    }
     async fn issue_sublease(&self, _: &AccountName, _: &str, _: Duration) -> Result<AccountDecision, Undecided> {
         Err(Undecided("there is nobody to decide".into()))
     }

@@ -71,9 +71,7 @@ pub async fn start(config: &Config) -> Result<RunningNode, StartError> {
     let metrics = metrics::handle();
     let (data, metadata, storage) = open(config.clone()).await?;
     let (federation, admin) = federation::start(config, Role::Full).await?;
-    let claims = Arc::new(FederationClaims::new(Arc::new(federation.clone())));
-    let registry = Registry::new(config.registry_options(), metadata, storage, Arc::new(SystemClock), claims);
-    let parts = Parts { metrics, registry, federation, admin, data };
+    let parts = Parts { metrics, metadata, storage, federation, admin, data };
     let federation = parts.federation.clone();
     let started = finish(config, parts).await;
     if started.is_err() {
@@ -85,16 +83,20 @@ pub async fn start(config: &Config) -> Result<RunningNode, StartError> {
 /// What a node is made of before its door opens.
 struct Parts {
     metrics: PrometheusHandle,
-    registry: Registry,
+    metadata: Metadata,
+    storage: Storage,
     federation: Federation,
     admin: AdminServer,
     data: DataFolder,
 }
 
 async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError> {
-    let Parts { metrics, registry, federation, admin, data } = parts;
-    registry.ensure_accounts(config.registry.accounts.clone()).await?;
+    let Parts { metrics, metadata, storage, federation, admin, data } = parts;
     let (auth, keeper) = auth::start(config, &federation).await?;
+    let claims = Arc::new(FederationClaims::new(Arc::new(federation.clone()), auth.clone()));
+    let registry = Registry::new(config.registry_options(), metadata, storage, Arc::new(SystemClock), claims);
+    registry.ensure_accounts(config.registry.accounts.clone()).await?;
+    registry.ensure_tenants().await?;
     let accounts = Accounts::new(registry.clone(), Arc::new(FederationAccounts::new(federation.clone())));
     let serving = CancellationToken::new();
     let server = match api::spawn(config.api_options(), accounts, auth, metrics, serving.clone()) {

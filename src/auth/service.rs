@@ -196,6 +196,11 @@ impl Auth {
         self.full_access(caller, repository, address).narrowed(limit)
     }
 
+    /// What a caller may do in a repository by way of the registry's own API, from an address. From memory.
+    pub fn api_access(&self, caller: &Caller, repository: &RepositoryName, address: IpAddr) -> Access {
+        self.full_access(caller, repository, address).narrowed(caller.limit_on(KEPPEL, API))
+    }
+
     /// The tenant of an account and its policies; `None`: there is no such account, or its policies cannot be used.
     pub fn account(&self, name: &AccountName) -> Option<(TenantId, Arc<CompiledPolicies>)> {
         let (tenant, policies) = self.policies(name)?;

@@ -37,7 +37,7 @@ pub struct NewBlob {
 
 const COLUMNS: &str = "blobs.id, blobs.size_bytes, blobs.storage_key, blobs.blake3";
 
-fn read_blob(row: &Row<'_>) -> Result<BlobRow, MetadataError> {
+pub(super) fn read_blob(row: &Row<'_>) -> Result<BlobRow, MetadataError> {
     let key: String = row.get(2)?;
     Ok(BlobRow {
         id: BlobId(row.get(0)?),

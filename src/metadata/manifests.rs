@@ -32,6 +32,10 @@ pub struct ManifestRow {
     pub media_type: String,
     /// The bytes as pushed.
     pub bytes: Bytes,
+    /// When the oldest of its layers was made, in UNIX seconds.
+    pub min_layer_created_at: Option<i64>,
+    /// When the newest of its layers was made, in UNIX seconds.
+    pub max_layer_created_at: Option<i64>,
 }
 
 /// A manifest to record.
@@ -49,11 +53,17 @@ pub struct NewManifest {
     pub artifact_type: Option<String>,
     /// Its annotations, a JSON object.
     pub annotations: String,
+    /// The labels of the image's configuration, a JSON object.
+    pub labels: String,
+    /// When the oldest of its layers was made, in UNIX seconds.
+    pub min_layer_created_at: Option<i64>,
+    /// When the newest of its layers was made, in UNIX seconds.
+    pub max_layer_created_at: Option<i64>,
     /// The bytes as pushed.
     pub bytes: Bytes,
 }
 
-const COLUMNS: &str = "manifests.id, manifests.repository_id, manifests.digest, manifests.media_type, manifests.bytes";
+const COLUMNS: &str = "manifests.id, manifests.repository_id, manifests.digest, manifests.media_type, manifests.bytes, manifests.min_layer_created_at, manifests.max_layer_created_at";
 
 fn read_manifest(row: &Row<'_>) -> Result<ManifestRow, MetadataError> {
     Ok(ManifestRow {
@@ -64,6 +74,8 @@ fn read_manifest(row: &Row<'_>) -> Result<ManifestRow, MetadataError> {
         bytes: Bytes::copy_from_slice(
             row.get_ref(4)?.as_blob().map_err(|_| MetadataError::Corrupt { what: "manifest" })?,
         ),
+        min_layer_created_at: row.get(5)?,
+        max_layer_created_at: row.get(6)?,
     })
 }
 
@@ -119,10 +131,13 @@ impl WriteTransaction<'_> {
         now: i64,
     ) -> Result<ManifestId, MetadataError> {
         let sql = "INSERT INTO manifests (repository_id, digest, media_type, total_size_bytes, subject, artifact_type, \
-                   annotations, pushed_at, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
+                   annotations, pushed_at, bytes, labels, min_layer_created_at, max_layer_created_at) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) \
                    ON CONFLICT (repository_id, digest) DO UPDATE SET media_type = excluded.media_type, \
                    total_size_bytes = excluded.total_size_bytes, artifact_type = excluded.artifact_type, \
-                   pushed_at = excluded.pushed_at RETURNING id";
+                   pushed_at = excluded.pushed_at, labels = excluded.labels, \
+                   min_layer_created_at = excluded.min_layer_created_at, \
+                   max_layer_created_at = excluded.max_layer_created_at RETURNING id";
         let subject = manifest.subject.map(|subject| subject.to_compact());
         let row = params![
             repository.0,
@@ -134,6 +149,9 @@ impl WriteTransaction<'_> {
             manifest.annotations,
             now,
             &manifest.bytes[..],
+            manifest.labels,
+            manifest.min_layer_created_at,
+            manifest.max_layer_created_at,
         ];
         self.inserted(sql, row).map(ManifestId)
     }

@@ -22,16 +22,19 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod usage;
 mod writer;
 
 pub use accounts::{AccountId, RepositoryId};
 pub use blobs::{BlobId, BlobRow, NewBlob};
 pub use error::MetadataError;
+pub use listing::{ListedManifest, ListedRepository, ListedTag};
 pub use manifests::{ManifestId, ManifestRow, NewManifest};
 pub use pulls::Pull;
 pub use reader::Reader;
 pub use referrers::ReferrerRow;
 pub use uploads::UploadRow;
+pub use usage::Usage;
 pub use writer::WriteTransaction;
 
 use std::path::Path;

@@ -32,6 +32,9 @@ fn new_manifest(byte: u8) -> NewManifest {
         subject: None,
         artifact_type: None,
         annotations: "{}".into(),
+        labels: "{}".into(),
+        min_layer_created_at: None,
+        max_layer_created_at: None,
         bytes: bytes::Bytes::from_static(b"{}"),
     }
 }
@@ -191,6 +194,7 @@ async fn every_query_per_request_uses_an_index() {
         include_str!("referrers.rs"),
         include_str!("tags.rs"),
         include_str!("uploads.rs"),
+        include_str!("usage.rs"),
     ];
     let statements: Vec<String> = sources.iter().flat_map(|source| statements_in(source)).collect();
     assert!(statements.len() > 25, "{statements:#?}");
@@ -222,6 +226,66 @@ fn statements_in(source: &str) -> Vec<String> {
         .filter(|text| ["SELECT", "INSERT", "UPDATE", "DELETE"].iter().any(|verb| text.starts_with(verb)))
         .map(|text| text.replace("\\\n", " ").replace("{COLUMNS}", columns))
         .collect()
+}
+
+#[tokio::test]
+async fn what_the_first_version_wrote_is_counted_by_the_migration() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metadata.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch(include_str!("migrations/0001_registry.sql")).unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    let rows = "
+        INSERT INTO accounts VALUES (1, 'acme', 5), (2, 'empty', 5);
+        INSERT INTO repositories VALUES (1, 1, 'acme/app', 5), (2, 1, 'acme/lib', 6);
+        INSERT INTO blobs VALUES (1, 1, x'01', 100, 'a', x'00', 5), (2, 1, x'02', 20, 'b', x'00', 5);
+        INSERT INTO mounts VALUES (1, 1, 5), (2, 1, 5), (2, 2, 5);
+        INSERT INTO manifests (id, repository_id, digest, media_type, total_size_bytes, annotations, pushed_at, bytes)
+            VALUES (1, 1, x'03', 'm', 107, '{}', 9, x'61626364656667'), (2, 2, x'03', 'm', 123, '{}', 8, x'616263');
+        INSERT INTO tags VALUES (1, 'v1', 1, 9, NULL), (1, 'v2', 1, 9, NULL);";
+    connection.execute_batch(rows).unwrap();
+    drop(connection);
+    let metadata = Metadata::open(&path, &MetadataOptions::default()).unwrap();
+    let (listed, usage, miscounted) = metadata
+        .write(|transaction| {
+            let account = transaction.get_account(&AccountName::parse("acme").unwrap())?.unwrap();
+            transaction.set_tenant(account, "payer")?;
+            let listed = transaction.list_account_repositories(account, "acme/", 10)?;
+            Ok::<_, MetadataError>((listed, transaction.tenant_usage("payer")?, transaction.miscounted()?))
+        })
+        .await
+        .unwrap();
+    assert_eq!(miscounted, Vec::<String>::new());
+    assert_eq!(usage, Usage { manifests: 2, size_bytes: 130 });
+    let row = |name: &str, manifest_count, tag_count, size_bytes, pushed_at| ListedRepository {
+        full_name: name.into(),
+        manifest_count,
+        tag_count,
+        size_bytes,
+        pushed_at,
+    };
+    assert_eq!(listed, [row("acme/app", 1, 2, 107, 9), row("acme/lib", 1, 0, 123, 8)]);
+}
+
+#[tokio::test]
+async fn an_account_takes_what_it_holds_along_to_another_tenant() {
+    let database = open();
+    let usage = database
+        .metadata
+        .write(|transaction| {
+            let account = transaction.ensure_account(&repository().account(), 1)?;
+            let repository = ensure(transaction)?;
+            transaction.put_manifest(repository, &new_manifest(1), 1)?;
+            transaction.set_tenant(account, "one")?;
+            transaction.put_manifest(repository, &new_manifest(2), 1)?;
+            transaction.put_manifest(repository, &new_manifest(2), 2)?;
+            transaction.set_tenant(account, "two")?;
+            assert_eq!(transaction.miscounted()?, Vec::<String>::new());
+            Ok::<_, MetadataError>((transaction.tenant_usage("one")?, transaction.tenant_usage("two")?))
+        })
+        .await
+        .unwrap();
+    assert_eq!(usage, (Usage::default(), Usage { manifests: 2, size_bytes: 4 }));
 }
 
 #[test]

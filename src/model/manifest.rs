@@ -24,7 +24,14 @@ pub struct ManifestDescription {
     pub artifact_type: Option<String>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
+    /// The configuration of an image.
+    pub config: Option<Descriptor>,
+    /// The layers as written, the first [`LAYERS_SEEN_MAX`] of them: for rules that look at them.
+    pub layers: Vec<Descriptor>,
 }
+
+/// How many layers a rule can tell from none at all: one more than it may look at.
+const LAYERS_SEEN_MAX: usize = super::policy::LAYERS_MAX + 1;
 
 /// Why bytes are not a manifest that can be served; the text is for the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -167,9 +174,10 @@ impl ManifestDescription {
         }
         let Some(config) = document.config else { return refuse("config is missing") };
         let artifact_type = named(document.artifact_type).or_else(|| named(Some(config.media_type.clone())));
-        let (foreign, mut blobs): (Vec<_>, Vec<_>) =
-            document.layers.unwrap_or_default().into_iter().partition(Descriptor::is_foreign);
-        blobs.insert(0, config);
+        let layers = document.layers.unwrap_or_default();
+        let seen = layers.iter().take(LAYERS_SEEN_MAX).cloned().collect();
+        let (foreign, mut blobs): (Vec<_>, Vec<_>) = layers.into_iter().partition(Descriptor::is_foreign);
+        blobs.insert(0, config.clone());
         Ok(Self {
             kind,
             blobs: each_once(blobs),
@@ -178,6 +186,8 @@ impl ManifestDescription {
             subject: document.subject.map(|subject| subject.digest),
             artifact_type,
             annotations: document.annotations.unwrap_or_default(),
+            config: Some(config),
+            layers: seen,
         })
     }
 
@@ -194,6 +204,8 @@ impl ManifestDescription {
             subject: document.subject.map(|subject| subject.digest),
             artifact_type: named(document.artifact_type),
             annotations: document.annotations.unwrap_or_default(),
+            config: None,
+            layers: Vec::new(),
         })
     }
 }

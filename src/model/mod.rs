@@ -5,11 +5,13 @@
 
 mod clock;
 mod descriptor;
+mod image_config;
 mod manifest;
 mod media_type;
 pub mod policy;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use descriptor::Descriptor;
+pub use image_config::ImageConfig;
 pub use manifest::{ManifestDescription, ManifestError};
 pub use media_type::ManifestKind;

@@ -1,8 +1,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use keppel_federation::Federation;
-use keppel_federation::claims::{Account, AccountState, ClaimsError, Command, Decision, Opaque, Outcome, SecretHash};
+use keppel_federation::claims::{
+    Account, AccountState, ClaimsError, Command, Decision, DocumentKind, Opaque, Outcome, SecretHash,
+};
 use keppel_federation::vocabulary::{AccountName, TenantId};
 
 use crate::registry::{AccountBook, AccountDecision, AccountEntry, PeerEntry, Undecided};
@@ -29,10 +32,19 @@ impl FederationAccounts {
             settings: account.settings.0.clone(),
             settings_revision: account.settings_revision,
             region: account.region.to_string(),
+            primary: self.host_of_member(account),
             is_ours: account.owner == self.federation.node(),
+            is_replica_here: account.replicas.contains_key(&self.federation.node()),
             deleting: account.state == AccountState::Deleting,
             replicas: account.replicas.values().map(ToString::to_string).collect(),
         }
+    }
+
+    /// The host of the primary's API; its region where it has told none.
+    fn host_of_member(&self, account: &Account) -> String {
+        let owner = self.federation.state().member(account.owner);
+        let host = owner.map(|owner| host_of(&owner.api_url).to_owned()).filter(|host| !host.is_empty());
+        host.unwrap_or_else(|| account.region.to_string())
     }
 
     /// Whoever changed something sees it here when they are told so.
@@ -114,6 +126,33 @@ impl AccountBook for FederationAccounts {
     ) -> Result<AccountDecision, Undecided> {
         let token = SecretHash::of(token.as_bytes());
         let decided = self.federation.issue_sublease(name.clone(), token, lifetime).await;
+        self.outcome(decided).await
+    }
+
+    async fn redeem_sublease(&self, name: &AccountName, token: &str) -> Result<AccountDecision, Undecided> {
+        let decided = self.federation.redeem_sublease(name.clone(), SecretHash::of(token.as_bytes())).await;
+        self.outcome(decided).await
+    }
+
+    async fn detach_replica(&self, name: &AccountName) -> Result<AccountDecision, Undecided> {
+        let command = Command::DetachReplica { name: name.clone(), node: self.federation.node() };
+        let decided = self.federation.submit(command).await;
+        self.outcome(decided).await
+    }
+
+    fn get_quota(&self, tenant: &TenantId) -> Option<(Bytes, u64)> {
+        let document = self.federation.state().document(DocumentKind::Quota, tenant.as_str())?;
+        Some((document.body.0.clone(), document.revision))
+    }
+
+    async fn put_quota(
+        &self,
+        tenant: &TenantId,
+        quota: Vec<u8>,
+        expected_revision: u64,
+    ) -> Result<AccountDecision, Undecided> {
+        let (id, body) = (tenant.to_string(), Opaque::from(quota));
+        let decided = self.federation.put_document(DocumentKind::Quota, id, body, Some(expected_revision)).await;
         self.outcome(decided).await
     }
 }

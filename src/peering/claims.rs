@@ -2,10 +2,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use keppel_federation::Federation;
-use keppel_federation::claims::{Account, ClaimsError, Opaque, Outcome};
+use keppel_federation::claims::{Account, AccountState, ClaimsError, DocumentKind, Opaque, Outcome};
 use keppel_federation::vocabulary::{AccountName, NodeId, TenantId};
 
-use crate::registry::{AccountClaims, ClaimRefusal};
+use crate::auth::Auth;
+use crate::registry::{AccountClaims, AccountRules, ClaimRefusal, Quota};
 
 /// The auth tenant of accounts that their first push makes.
 const DEFAULT_TENANT: &str = "default";
@@ -14,14 +15,15 @@ const DEFAULT_TENANT: &str = "default";
 /// asks the leader.
 pub struct FederationClaims {
     federation: Arc<Federation>,
+    auth: Auth,
     tenant: TenantId,
 }
 
 impl FederationClaims {
-    /// Claims through this federation.
-    pub fn new(federation: Arc<Federation>) -> Self {
+    /// Claims through this federation; policies as the auth room has compiled them.
+    pub fn new(federation: Arc<Federation>, auth: Auth) -> Self {
         let tenant = TenantId::parse(DEFAULT_TENANT).expect("the name of the default tenant is one");
-        Self { federation, tenant }
+        Self { federation, auth, tenant }
     }
 }
 
@@ -38,12 +40,22 @@ impl AccountClaims for FederationClaims {
         let decided = self.federation.claim(account.clone(), self.tenant.clone(), settings).await;
         of_outcome(decided.map(|decision| decision.outcome))
     }
+
+    fn rules(&self, account: &AccountName) -> Option<AccountRules> {
+        let view = self.federation.state();
+        let tenant = view.account(account)?.tenant.clone();
+        let quota = view.document(DocumentKind::Quota, tenant.as_str());
+        let quota = quota.and_then(|document| Quota::from_stored(document.body.as_bytes())).unwrap_or_default();
+        let policies = self.auth.account(account).map(|(_, policies)| policies);
+        Some(AccountRules { tenant, policies, quota })
+    }
 }
 
 fn of_claimed(account: &Account, node: NodeId) -> Result<(), ClaimRefusal> {
-    match account.owner == node {
-        true => Ok(()),
-        false => Err(ClaimRefusal::Elsewhere { region: account.region.to_string() }),
+    match (account.owner == node, account.state) {
+        (true, AccountState::Active) => Ok(()),
+        (true, AccountState::Deleting) => Err(ClaimRefusal::Deleting),
+        (false, _) => Err(ClaimRefusal::Elsewhere { region: account.region.to_string() }),
     }
 }
 

@@ -3,193 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, TenantId};
 
-use super::Registry;
-use crate::model::policy::{AccountSettings, ScanPolicy, SettingsError};
+use super::{AccountBook, AccountDecision, AccountEntry, AccountError, PeerEntry, Registry};
+use crate::model::policy::{AccountSettings, Replication, ScanPolicy, SettingsError, Upstream};
 
 /// How long a sublease token is good.
 const SUBLEASE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How often a change is tried again when someone else was first.
-const ATTEMPTS_MAX: usize = 8;
+pub(super) const ATTEMPTS_MAX: usize = 8;
 /// Accounts that are looked through at a time.
 const LIST_STEP: usize = 1000;
-
-/// What all regions agree on about an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AccountEntry {
-    /// The name.
-    pub name: AccountName,
-    /// Who is billed and authorised.
-    pub tenant: TenantId,
-    /// The settings, as they are stored.
-    pub settings: Bytes,
-    /// Grows with every change of the settings.
-    pub settings_revision: u64,
-    /// The region that is primary.
-    pub region: String,
-    /// Whether this node is primary.
-    pub is_ours: bool,
-    /// Whether it is being deleted.
-    pub deleting: bool,
-    /// The regions that hold replicas.
-    pub replicas: Vec<String>,
-}
-
-/// Another node, as clients are told of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerEntry {
-    /// The host of its API, with the port where that is not the usual one.
-    pub hostname: String,
-    /// Where it runs.
-    pub region: String,
-    /// `full` or `witness`.
-    pub role: String,
-}
-
-/// What was decided about an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccountDecision {
-    /// It is so now.
-    Done,
-    /// This node had the name already; its settings were left alone.
-    Held,
-    /// Another region has the name.
-    Taken {
-        /// That region.
-        region: String,
-    },
-    /// Someone else changed it first.
-    Conflict,
-    /// There is no such account or token, or the token has run out or was used.
-    NotFound,
-}
-
-/// Why nothing was decided.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Undecided(pub String);
-
-/// Where accounts are agreed on: the federation. Reads come from memory.
-#[async_trait]
-pub trait AccountBook: Send + Sync + 'static {
-    /// An account.
-    fn get(&self, name: &AccountName) -> Option<AccountEntry>;
-    /// The accounts that follow a name, in order, `limit` at most.
-    fn list(&self, after: Option<&AccountName>, limit: usize) -> Vec<AccountEntry>;
-    /// The other nodes.
-    fn peers(&self) -> Vec<PeerEntry>;
-    /// Claims a name for this node.
-    ///
-    /// # Errors
-    /// [`Undecided`].
-    async fn claim(
-        &self,
-        name: &AccountName,
-        tenant: &TenantId,
-        settings: Vec<u8>,
-    ) -> Result<AccountDecision, Undecided>;
-    /// Replaces the settings, if they still have the expected revision.
-    ///
-    /// # Errors
-    /// [`Undecided`].
-    async fn put_settings(
-        &self,
-        name: &AccountName,
-        settings: Vec<u8>,
-        expected_revision: u64,
-    ) -> Result<AccountDecision, Undecided>;
-    /// Marks an account as being deleted.
-    ///
-    /// # Errors
-    /// [`Undecided`].
-    async fn set_deleting(&self, name: &AccountName) -> Result<AccountDecision, Undecided>;
-    /// Records a token that lets another region make a replica.
-    ///
-    /// # Errors
-    /// [`Undecided`].
-    async fn issue_sublease(
-        &self,
-        name: &AccountName,
-        token: &str,
-        lifetime: Duration,
-    ) -> Result<AccountDecision, Undecided>;
-}
-
-/// Why a change of an account is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AccountError {
-    /// There is no such account.
-    #[error("no such account")]
-    Unknown,
-    /// A field is not valid.
-    #[error(transparent)]
-    Invalid(#[from] SettingsError),
-    /// Another region has the name.
-    #[error("account {name} is claimed by region {region}")]
-    Elsewhere {
-        /// The account.
-        name: AccountName,
-        /// The region that is primary.
-        region: String,
-    },
-    /// Another tenant has the name.
-    #[error("account name {name} is already taken")]
-    Taken {
-        /// The account.
-        name: AccountName,
-    },
-    /// It is being deleted.
-    #[error("account {name} is being deleted")]
-    Deleting {
-        /// The account.
-        name: AccountName,
-    },
-    /// Other regions hold replicas of it.
-    #[error("account {name} still has replicas in {}", .regions.join(", "))]
-    HasReplicas {
-        /// The account.
-        name: AccountName,
-        /// Those regions.
-        regions: Vec<String>,
-    },
-    /// This node is not primary for it.
-    #[error("account {name} is a replica here; its primary is in region {region}")]
-    NotPrimary {
-        /// The account.
-        name: AccountName,
-        /// The region that is primary.
-        region: String,
-    },
-    /// Someone else changes it all the time.
-    #[error("account {name} is being changed by someone else; try again")]
-    Conflict {
-        /// The account.
-        name: AccountName,
-    },
-    /// A policy is managed by someone else.
-    #[error("policies[{at}]: is managed by user {user:?}, who alone may change it")]
-    ManagedByOther {
-        /// Its place.
-        at: usize,
-        /// Whose it is.
-        user: String,
-    },
-    /// It could not be decided now; nothing has changed, or what has is harmless.
-    #[error("{0}")]
-    Undecided(String),
-    /// The storage of the account could not be prepared.
-    #[error("the account's storage cannot be prepared")]
-    Storage,
-}
-
-impl From<Undecided> for AccountError {
-    fn from(undecided: Undecided) -> Self {
-        Self::Undecided(undecided.0)
-    }
-}
 
 /// Makes, changes and ends accounts. Cheap to clone.
 #[derive(Clone)]
@@ -204,6 +28,11 @@ impl Accounts {
         Self { registry, book }
     }
 
+    /// Where accounts are agreed on.
+    pub(super) fn book(&self) -> &dyn AccountBook {
+        &*self.book
+    }
+
     /// The registry.
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -216,6 +45,7 @@ impl Accounts {
     pub fn load(&self, name: &AccountName) -> Result<(AccountEntry, AccountSettings), AccountError> {
         let entry = self.book.get(name).ok_or(AccountError::Unknown)?;
         let settings = AccountSettings::from_stored(&entry.settings)?;
+        let settings = as_seen_here(&entry, settings);
         Ok((entry, settings))
     }
 
@@ -228,6 +58,7 @@ impl Accounts {
             after = Some(last.name.clone());
             all.extend(page.into_iter().filter(|entry| shown(entry)).filter_map(|entry| {
                 let settings = AccountSettings::from_stored(&entry.settings).ok()?;
+                let settings = as_seen_here(&entry, settings);
                 Some((entry, settings))
             }));
         }
@@ -238,7 +69,8 @@ impl Accounts {
         self.book.peers()
     }
 
-    /// Makes an account, or changes its settings. Asked again with the same settings, the answer is the same.
+    /// Makes an account, or changes its settings. Asked again with the same settings, the answer is the same. A name whose
+    /// primary is another node becomes a replica here with a sublease token.
     ///
     /// Cancel safety: dropping the future leaves open whether it is done.
     ///
@@ -249,9 +81,14 @@ impl Accounts {
         name: &AccountName,
         tenant: &TenantId,
         settings: AccountSettings,
+        sublease: Option<&str>,
     ) -> Result<(AccountEntry, AccountSettings), AccountError> {
         for _ in 0..ATTEMPTS_MAX {
+            let upstream = settings.replication.as_ref().and_then(peer_of);
             let Some(entry) = self.book.get(name) else {
+                if let Some(upstream) = upstream {
+                    return Err(bad_upstream(format!("{upstream:?} has no account {name}")));
+                }
                 match self.book.claim(name, tenant, settings.to_stored()).await? {
                     AccountDecision::Taken { region } => {
                         return Err(AccountError::Elsewhere { name: name.clone(), region });
@@ -264,18 +101,32 @@ impl Accounts {
                 }
             };
             if entry.tenant != *tenant {
-                return Err(AccountError::Taken { name: name.clone() });
+                return Err(AccountError::Taken { name: name.clone(), region: entry.region });
             }
             if entry.deleting {
                 return Err(AccountError::Deleting { name: name.clone() });
             }
-            let current = AccountSettings::from_stored(&entry.settings)?;
-            let next = settings.clone().replacing(&current)?;
-            if entry.is_ours {
-                self.prepare(name).await?;
+            if !entry.is_ours {
+                let Some(upstream) = upstream else {
+                    return Err(AccountError::Elsewhere { name: name.clone(), region: entry.region });
+                };
+                if upstream != entry.primary && upstream != entry.region {
+                    let reason = format!("{upstream:?} is not the primary of account {name}: {:?} is", entry.primary);
+                    return Err(bad_upstream(reason));
+                }
+                if !entry.is_replica_here {
+                    self.redeem(name, sublease).await?;
+                    continue;
+                }
             }
+            let current = AccountSettings::from_stored(&entry.settings)?;
+            let next = match entry.is_ours {
+                true => settings.clone().replacing(&current)?,
+                false => for_replica(&entry, &settings, &current)?,
+            };
+            self.prepare(name).await?;
             if next == current {
-                return Ok((entry, current));
+                return Ok((entry.clone(), as_seen_here(&entry, current)));
             }
             let decision = self.book.put_settings(name, next.to_stored(), entry.settings_revision).await?;
             if decision == AccountDecision::Done {
@@ -283,6 +134,20 @@ impl Accounts {
             }
         }
         Err(AccountError::Conflict { name: name.clone() })
+    }
+
+    /// Uses a sublease token up, so that this node may hold a replica.
+    async fn redeem(&self, name: &AccountName, token: Option<&str>) -> Result<(), AccountError> {
+        let token = token.ok_or(AccountError::Sublease { reason: "is missing; the primary issues it" })?;
+        match self.book.redeem_sublease(name, token).await? {
+            AccountDecision::Done | AccountDecision::Held => Ok(()),
+            AccountDecision::NotFound => {
+                Err(AccountError::Sublease { reason: "is wrong, was used already, or has run out" })
+            }
+            AccountDecision::Taken { .. } | AccountDecision::Conflict => {
+                Err(AccountError::Conflict { name: name.clone() })
+            }
+        }
     }
 
     /// Replaces the policies for reports of vulnerabilities. Those that a user manages, only that user may change.
@@ -296,7 +161,8 @@ impl Accounts {
         requester: &str,
     ) -> Result<Vec<ScanPolicy>, AccountError> {
         for _ in 0..ATTEMPTS_MAX {
-            let (entry, mut settings) = self.load(name)?;
+            let entry = self.book.get(name).ok_or(AccountError::Unknown)?;
+            let mut settings = AccountSettings::from_stored(&entry.settings)?;
             let of_others =
                 |policy: &&ScanPolicy| !policy.managed_by_user.is_empty() && policy.managed_by_user != requester;
             let refuse = |at: usize, policy: &ScanPolicy| {
@@ -319,18 +185,25 @@ impl Accounts {
         Err(AccountError::Conflict { name: name.clone() })
     }
 
-    /// Begins the deletion of an account.
+    /// Begins the deletion of an account; a replica is given up at once.
     ///
     /// # Errors
     /// [`AccountError`].
     pub async fn delete(&self, name: &AccountName) -> Result<(), AccountError> {
         let entry = self.book.get(name).ok_or(AccountError::Unknown)?;
-        if !entry.replicas.is_empty() {
-            return Err(AccountError::HasReplicas { name: name.clone(), regions: entry.replicas });
-        }
-        match entry.deleting {
-            true => Ok(()),
-            false => self.book.set_deleting(name).await.map(|_| ()).map_err(AccountError::from),
+        let decision = match (entry.is_ours, entry.is_replica_here) {
+            (false, true) => self.book.detach_replica(name).await?,
+            (false, false) => return Err(AccountError::Elsewhere { name: name.clone(), region: entry.region }),
+            (true, _) if !entry.replicas.is_empty() => {
+                return Err(AccountError::HasReplicas { name: name.clone(), regions: entry.replicas });
+            }
+            (true, _) if entry.deleting => return Ok(()),
+            (true, _) => self.book.set_deleting(name).await?,
+        };
+        match decision {
+            AccountDecision::NotFound => Err(AccountError::Unknown),
+            AccountDecision::Conflict => Err(AccountError::Conflict { name: name.clone() }),
+            AccountDecision::Done | AccountDecision::Held | AccountDecision::Taken { .. } => Ok(()),
         }
     }
 
@@ -359,5 +232,47 @@ impl Accounts {
             tracing::error!(account = %name, error, "an account's storage cannot be prepared");
             AccountError::Storage
         })
+    }
+}
+
+/// The peer that a replica asks for, unless its content comes from outside the federation.
+fn peer_of(replication: &Replication) -> Option<&str> {
+    match &replication.upstream {
+        Upstream::Peer(peer) => Some(peer),
+        Upstream::External { .. } => None,
+    }
+}
+
+fn bad_upstream(reason: String) -> AccountError {
+    SettingsError::new("account.replication.upstream", reason).into()
+}
+
+/// The settings as this region shows them: a replica says where its primary is, and only replicas filter platforms.
+fn as_seen_here(entry: &AccountEntry, mut settings: AccountSettings) -> AccountSettings {
+    if entry.is_replica_here {
+        settings.replication = Some(Replication { upstream: Upstream::Peer(entry.primary.clone()) });
+    } else if settings.replication.is_none() {
+        settings.platform_filter.clear();
+    }
+    settings
+}
+
+/// What a request to a replica changes of the settings that all regions share: nothing but the filter. Policies that are
+/// left out are those of the primary.
+fn for_replica(
+    entry: &AccountEntry,
+    asked: &AccountSettings,
+    current: &AccountSettings,
+) -> Result<AccountSettings, AccountError> {
+    let policies_of = |settings: &AccountSettings| AccountSettings {
+        replication: None,
+        platform_filter: Vec::new(),
+        security_scan_policies: Vec::new(),
+        ..settings.clone()
+    };
+    let policies = policies_of(asked);
+    match policies == AccountSettings::default() || policies == policies_of(current) {
+        true => Ok(AccountSettings { platform_filter: asked.platform_filter.clone(), ..current.clone() }),
+        false => Err(AccountError::PoliciesElsewhere { name: entry.name.clone(), region: entry.region.clone() }),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName, StorageKey, UploadId};
 
 use super::{Inner, RegistryError};
-use crate::metadata::NewBlob;
+use crate::metadata::{NewBlob, Usage};
 use crate::storage::{FinishError, Upload};
 
 impl Inner {
@@ -72,7 +72,8 @@ impl Inner {
         self.metadata
             .write(move |transaction| {
                 let now = inner.clock.now();
-                let account = inner.account_for_push(transaction, &repository.account())?;
+                let name = repository.account();
+                let account = inner.account_for_push(transaction, &name)?;
                 let repository = transaction.ensure_repository(account, &repository, now)?;
                 let known = transaction.get_account_blob(account, &blob.digest)?;
                 let (id, needed) = match &known {
@@ -81,7 +82,11 @@ impl Inner {
                         (known.id, true)
                     }
                     Some(known) => (known.id, false),
-                    None => (transaction.insert_blob(account, &blob, now)?, true),
+                    None => {
+                        let more = Usage { manifests: 0, size_bytes: blob.size_bytes };
+                        inner.charge(transaction, &name, account, more)?;
+                        (transaction.insert_blob(account, &blob, now)?, true)
+                    }
                 };
                 transaction.ensure_mount(repository, id, now)?;
                 if let Some(session) = session {

@@ -3,6 +3,8 @@
 use async_trait::async_trait;
 use keppel_federation::vocabulary::AccountName;
 
+use super::AccountRules;
+
 /// Why this node may not take pushes for an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClaimRefusal {
@@ -13,6 +15,8 @@ pub enum ClaimRefusal {
         /// The region's name.
         region: String,
     },
+    /// It is being deleted.
+    Deleting,
     /// It could not be decided now; nothing was changed, or what was is harmless.
     Undecided {
         /// What is in the way and what to do.
@@ -31,6 +35,9 @@ pub trait AccountClaims: Send + Sync + 'static {
     /// # Errors
     /// [`ClaimRefusal`].
     async fn ensure_primary(&self, account: &AccountName, may_claim: bool) -> Result<(), ClaimRefusal>;
+
+    /// What was decided about an account's content; `None`: nothing. From memory: it is asked inside transactions.
+    fn rules(&self, account: &AccountName) -> Option<AccountRules>;
 }
 
 /// Claims without a federation: every name may be had for the asking.
@@ -44,5 +51,9 @@ impl AccountClaims for LocalClaims {
             true => Ok(()),
             false => Err(ClaimRefusal::Unclaimed),
         }
+    }
+
+    fn rules(&self, _: &AccountName) -> Option<AccountRules> {
+        None
     }
 }

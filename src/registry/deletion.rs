@@ -14,7 +14,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::ManifestUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::ManifestHasParent`],
-    /// or our own trouble.
+    /// [`RegistryError::TagProtected`], or our own trouble.
     pub async fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
         let (inner, repository, digest) = (self.inner.clone(), repository.clone(), *digest);
         self.inner
@@ -28,6 +28,7 @@ impl Registry {
                     return Err(RegistryError::ManifestHasParent { digest, parent });
                 }
                 let mut changed = transaction.list_tags_of(manifest)?;
+                inner.check_tag_deletion(&repository, changed.iter().map(String::as_str))?;
                 changed.push(digest.to_string());
                 transaction.delete_manifest(manifest)?;
                 inner.evict_around_commit(transaction, &repository, changed);
@@ -43,13 +44,17 @@ impl Registry {
     /// Source: OCI distribution-spec, "Deleting tags".
     ///
     /// # Errors
-    /// [`RegistryError::ManifestUnknown`], [`RegistryError::RepositoryUnknown`], or our own trouble.
+    /// [`RegistryError::ManifestUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::TagProtected`], or our
+    /// own trouble.
     pub async fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), RegistryError> {
         let (inner, repository, tag) = (self.inner.clone(), repository.clone(), tag.clone());
         self.inner
             .metadata
             .write(move |transaction| {
                 let id = load_repository(transaction, &repository)?;
+                if transaction.get_tagged(id, tag.as_str())?.is_some() {
+                    inner.check_tag_deletion(&repository, [tag.as_str()])?;
+                }
                 if !transaction.delete_tag(id, tag.as_str())? {
                     return Err(RegistryError::ManifestUnknown { repository, reference: Reference::Tag(tag) });
                 }

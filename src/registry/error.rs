@@ -1,5 +1,6 @@
-use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName, UploadId};
+use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName, TenantId, UploadId};
 
+use super::TagChange;
 use crate::metadata::MetadataError;
 use crate::storage::StorageError;
 
@@ -124,6 +125,40 @@ pub enum RegistryError {
         account: AccountName,
         /// What is in the way and what to do.
         reason: String,
+    },
+    /// The account is being deleted.
+    #[error("account {account} is being deleted")]
+    AccountDeleting {
+        /// Its name.
+        account: AccountName,
+    },
+    /// A later version wrote the account's policies, or they are damaged.
+    #[error("the policies of account {account} cannot be used by this version, so nothing can be pushed or deleted")]
+    PoliciesUnusable {
+        /// Its name.
+        account: AccountName,
+    },
+    /// A policy of the account guards the tag.
+    #[error("tag {tag} is protected: account.tag_policies[{policy}] sets {}", .from.field())]
+    TagProtected {
+        /// The tag.
+        tag: String,
+        /// The place of the policy.
+        policy: usize,
+        /// What it is protected from.
+        from: TagChange,
+    },
+    /// The account's tenant may hold no more.
+    #[error("the quota of auth tenant {tenant} is used up: {what} (quota = {quota}, usage = {usage})")]
+    QuotaExceeded {
+        /// The tenant.
+        tenant: TenantId,
+        /// `manifests` or `bytes`.
+        what: &'static str,
+        /// The most there may be.
+        quota: u64,
+        /// What there is.
+        usage: u64,
     },
     /// An index lists the manifest.
     #[error("manifest {digest} is part of {parent}: delete that first")]

@@ -8,8 +8,8 @@ use sha2::Digest as _;
 
 use super::manifest_cache::CacheKey;
 use super::{Inner, Registry, RegistryError};
-use crate::metadata::{BlobId, NewManifest, Reader, RepositoryId, WriteTransaction};
-use crate::model::{Descriptor, ManifestDescription, ManifestKind};
+use crate::metadata::{BlobId, NewManifest, Reader, RepositoryId, Usage, WriteTransaction};
+use crate::model::{Descriptor, ImageConfig, ManifestDescription, ManifestKind};
 
 /// Up to this many references are looked up by the writer alone.
 const FEW_REFERENCES: usize = 200;
@@ -52,6 +52,7 @@ struct Checked {
     bytes: Bytes,
     /// All tags to set.
     tags: Vec<Tag>,
+    config: ImageConfig,
 }
 
 impl Registry {
@@ -64,7 +65,8 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::ManifestInvalid`], [`RegistryError::ManifestTooLarge`], [`RegistryError::DigestMismatch`],
     /// [`RegistryError::ManifestBlobsUnknown`], [`RegistryError::AccountUnknown`], [`RegistryError::AccountElsewhere`],
-    /// [`RegistryError::ClaimUndecided`], or our own trouble.
+    /// [`RegistryError::ClaimUndecided`], [`RegistryError::TagProtected`], [`RegistryError::QuotaExceeded`], or our own
+    /// trouble.
     pub async fn put_manifest(
         &self,
         repository: &RepositoryName,
@@ -82,7 +84,7 @@ impl Registry {
             ManifestTarget::Tag(_) => Vec::new(),
             ManifestTarget::Digest { tags, .. } => tags.clone(),
         };
-        let (checked, _permit) = match bytes.len() < LARGE_BYTES {
+        let (mut checked, _permit) = match bytes.len() < LARGE_BYTES {
             true => (check(target, media_type.as_deref(), bytes)?, None),
             false => {
                 let permit = self.inner.large_manifests.acquire().await.map_err(|_| RegistryError::Interrupted)?;
@@ -93,6 +95,7 @@ impl Registry {
         if checked.description.references() > FEW_REFERENCES {
             self.refuse_unknown_references(repository, &checked.description).await?;
         }
+        checked.config = self.inner.look_into(repository, &checked.description).await?;
         let put = PutManifest { digest: checked.digest, subject: checked.description.subject, tags: extra_tags };
         let (inner, repository) = (self.inner.clone(), repository.clone());
         self.inner.metadata.write(move |transaction| record(&inner, transaction, &repository, checked)).await?;
@@ -132,7 +135,7 @@ fn check(target: ManifestTarget, media_type: Option<&str>, bytes: Bytes) -> Resu
             (actual, tags)
         }
     };
-    Ok(Checked { digest, description, bytes, tags })
+    Ok(Checked { digest, description, bytes, tags, config: ImageConfig::default() })
 }
 
 fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
@@ -163,6 +166,10 @@ fn record(
     let description = checked.description;
     let references = References::find(transaction, id, &description)?;
     inner.refuse_unknown(&description, &references)?;
+    if transaction.get_manifest_id(id, &checked.digest)?.is_none() {
+        let more = Usage { manifests: 1, size_bytes: checked.bytes.len() as u64 };
+        inner.charge(transaction, &repository.account(), account, more)?;
+    }
     let manifest = NewManifest {
         digest: checked.digest,
         media_type: description.kind.media_type(),
@@ -170,6 +177,9 @@ fn record(
         subject: description.subject,
         artifact_type: description.artifact_type,
         annotations: serde_json::to_string(&description.annotations).unwrap_or_else(|_| "{}".into()),
+        labels: serde_json::to_string(&checked.config.labels).unwrap_or_else(|_| "{}".into()),
+        min_layer_created_at: checked.config.min_layer_created_at,
+        max_layer_created_at: checked.config.max_layer_created_at,
         bytes: checked.bytes,
     };
     let manifest = transaction.put_manifest(id, &manifest, now)?;
@@ -177,6 +187,7 @@ fn record(
     description.children.iter().try_for_each(|child| transaction.ensure_child(id, manifest, &child.digest))?;
     let mut changed = transaction.list_tags_of(manifest)?;
     for tag in &checked.tags {
+        inner.check_tag_push(transaction, repository, id, tag.as_str(), manifest)?;
         transaction.put_tag(id, tag.as_str(), manifest, now)?;
         changed.push(tag.to_string());
     }

@@ -6,10 +6,13 @@
 //!
 //! Deliberately absent: who may do what (auth), other regions (peering), HTTP (api).
 
+mod account_book;
+mod account_error;
 mod accounts;
 mod blob_storing;
 mod blobs;
 mod claims;
+mod contents;
 mod deletion;
 mod error;
 mod in_progress;
@@ -18,20 +21,27 @@ mod manifest_cache;
 mod manifest_push;
 mod pull_times;
 mod pulls;
+mod quotas;
 mod referrers;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod upload_sessions;
 mod uploads;
 
-pub use accounts::{AccountBook, AccountDecision, AccountEntry, AccountError, Accounts, PeerEntry, Undecided};
+pub use account_book::{AccountBook, AccountDecision, AccountEntry, PeerEntry, Undecided};
+pub use account_error::AccountError;
+pub use accounts::Accounts;
 pub use blobs::BlobInfo;
 pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
+pub use contents::{ManifestEntry, ReportAbsence};
 pub use error::{BodyError, RegistryError};
 pub use listing::Page;
 pub use manifest_push::{ManifestTarget, PutManifest};
 pub use pulls::Manifest;
+pub use quotas::{Quota, QuotaChange, QuotaReport};
 pub use referrers::Referrer;
+pub use rules::{AccountRules, TagChange};
 pub use uploads::UploadStatus;
 
 use std::sync::Arc;
@@ -113,6 +123,9 @@ struct Inner {
     large_manifests: Semaphore,
 }
 
+/// Accounts whose tenants are looked up in one transaction.
+const TENANTS_STEP: usize = 100;
+
 impl Registry {
     /// A registry over metadata and storage that are open. `claims` says for which accounts it takes pushes.
     pub fn new(
@@ -158,14 +171,44 @@ impl Registry {
         for name in &names {
             self.inner.storage.prepare_space(name).await?;
         }
-        let now = self.inner.clock.now();
+        let (now, claims) = (self.inner.clock.now(), self.inner.claims.clone());
         self.inner
             .metadata
             .write(move |transaction| {
-                names.iter().try_for_each(|name| transaction.ensure_account(name, now).map(|_| ()))
+                names.iter().try_for_each(|name| {
+                    let account = transaction.ensure_account(name, now)?;
+                    match claims.rules(name) {
+                        Some(rules) => transaction.set_tenant(account, rules.tenant.as_str()),
+                        None => Ok(()),
+                    }
+                })
             })
             .await
             .map_err(RegistryError::Metadata)
+    }
+
+    /// Counts the accounts that are here for the tenants that they belong to.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn ensure_tenants(&self) -> Result<(), RegistryError> {
+        let mut after = None;
+        loop {
+            let (last, claims) = (after.clone(), self.inner.claims.clone());
+            let names = self.inner.metadata.write(move |transaction| {
+                let names = transaction.list_accounts(last.as_ref(), TENANTS_STEP)?;
+                for name in &names {
+                    if let (Some(account), Some(rules)) = (transaction.get_account(name)?, claims.rules(name)) {
+                        transaction.set_tenant(account, rules.tenant.as_str())?;
+                    }
+                }
+                Ok::<_, RegistryError>(names)
+            });
+            match names.await?.pop() {
+                Some(last) => after = Some(last),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Whether the metadata answers.
@@ -212,8 +255,10 @@ impl Inner {
         asked.map_err(|refusal| match refusal {
             ClaimRefusal::Unclaimed => RegistryError::AccountUnknown { account },
             ClaimRefusal::Elsewhere { region } => RegistryError::AccountElsewhere { account, region },
+            ClaimRefusal::Deleting => RegistryError::AccountDeleting { account },
             ClaimRefusal::Undecided { reason } => RegistryError::ClaimUndecided { account, reason },
-        })
+        })?;
+        self.refuse_when_full(&repository.account()).await
     }
 
     /// The account's row, made when that is allowed.

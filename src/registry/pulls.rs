@@ -23,6 +23,8 @@ pub struct Manifest {
     pub digest_text: Bytes,
     /// The digest as text in double quotes.
     pub etag: Bytes,
+    /// When the oldest and the newest of its layers were made, in UNIX seconds, as text.
+    pub layers_created_at: Option<(Bytes, Bytes)>,
     pub(super) id: ManifestId,
     pub(super) repository: RepositoryId,
     pub(super) tag: Option<Box<str>>,
@@ -32,7 +34,9 @@ pub struct Manifest {
 impl Manifest {
     fn new(row: ManifestRow, tag: Option<&str>) -> Self {
         let etag = Bytes::from(format!("\"{}\"", row.digest));
+        let times = row.min_layer_created_at.zip(row.max_layer_created_at);
         Self {
+            layers_created_at: times.map(|(min, max)| (min.to_string().into(), max.to_string().into())),
             bytes: row.bytes,
             media_type: row.media_type.into(),
             digest: row.digest,
@@ -58,6 +62,8 @@ impl Manifest {
             digest: Digest::from_sha256([0; 32]),
             media_type: "application/vnd.oci.image.manifest.v1+json".into(),
             bytes: Bytes::copy_from_slice(bytes),
+            min_layer_created_at: None,
+            max_layer_created_at: None,
         };
         Self::new(row, None)
     }

@@ -11,6 +11,8 @@ use crate::metadata::MetadataOptions;
 use crate::model::ManualClock;
 use crate::storage::FilesystemOptions;
 
+mod rules;
+
 const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 

@@ -13,6 +13,7 @@ use crate::{
     api::{
         body::{Body, RequestBody},
         error::{ApiError, Code},
+        keppel::NOT_SCANNED,
         service::ApiState,
     },
     registry::{BodyError, Manifest, ManifestTarget, RegistryError},
@@ -20,6 +21,9 @@ use crate::{
 
 const NO_COUNT: HeaderName = HeaderName::from_static("x-keppel-no-count-towards-last-pulled");
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const VULNERABILITY_STATUS: HeaderName = HeaderName::from_static("x-keppel-vulnerability-status");
+const MIN_LAYER_CREATED_AT: HeaderName = HeaderName::from_static("x-keppel-min-layer-created-at");
+const MAX_LAYER_CREATED_AT: HeaderName = HeaderName::from_static("x-keppel-max-layer-created-at");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
 
 /// A manifest that is in memory, by name and reference as written in the path.
@@ -64,7 +68,12 @@ pub(super) fn respond(state: &ApiState, manifest: &Manifest, headers: &HeaderMap
     }
     let mut response = Response::new(Body::Empty);
     // Room for these and what every answer gets.
-    response.headers_mut().reserve(8);
+    response.headers_mut().reserve(11);
+    response.headers_mut().insert(VULNERABILITY_STATUS, HeaderValue::from_static(NOT_SCANNED));
+    if let Some((min, max)) = &manifest.layers_created_at {
+        set_shared(response.headers_mut(), MIN_LAYER_CREATED_AT, min);
+        set_shared(response.headers_mut(), MAX_LAYER_CREATED_AT, max);
+    }
     set_shared(response.headers_mut(), CONTENT_DIGEST, &manifest.digest_text);
     set_shared(response.headers_mut(), ETAG, &manifest.etag);
     if conditional::none_match_holds(headers, &manifest.etag) {

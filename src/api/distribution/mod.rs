@@ -23,7 +23,9 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use keppel_federation::vocabulary::{Digest, Reference, RepositoryName};
 
-use self::{path::Endpoint, query::Query};
+pub(super) use self::{path::decode as path_decode, query::Query};
+
+use self::path::Endpoint;
 use super::{
     access::{Action, Scope, Visitor},
     body::{Body, RequestBody},

@@ -12,15 +12,15 @@ const PAIRS_MAX: usize = 1024;
 
 /// The query of a request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Query<'a>(&'a str);
+pub(in crate::api) struct Query<'a>(&'a str);
 
 impl<'a> Query<'a> {
-    pub(super) fn new(query: Option<&'a str>) -> Self {
+    pub(in crate::api) fn new(query: Option<&'a str>) -> Self {
         Self(query.unwrap_or_default())
     }
 
     /// The first value of a key.
-    pub(super) fn get(self, key: &'static str) -> Option<Cow<'a, str>> {
+    pub(in crate::api) fn get(self, key: &'static str) -> Option<Cow<'a, str>> {
         self.all(key).next()
     }
 

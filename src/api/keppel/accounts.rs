@@ -10,6 +10,9 @@ use crate::{
     registry::{AccountEntry, AccountError},
 };
 
+/// Lets a replica be made; the primary issues it.
+const SUBLEASE_TOKEN: &str = "x-keppel-sublease-token";
+
 /// `GET /keppel/v1/accounts`: those that the caller may see.
 pub(super) fn list(call: &Call<'_>) -> Response {
     let accounts = call.state.accounts().list(|entry| call.visitor.has(Right::ViewAccount, &entry.tenant));
@@ -39,7 +42,8 @@ pub(super) async fn put(call: &Call<'_>, name: &str) -> Answer {
         let reason = "cannot be changed after the account was made";
         return Err(AccountError::from(SettingsError::new("account.auth_tenant_id", reason)).into());
     }
-    let (entry, settings) = call.state.accounts().put(&name, &tenant, settings).await?;
+    let sublease = call.parts.headers.get(SUBLEASE_TOKEN).and_then(|token| token.to_str().ok());
+    let (entry, settings) = call.state.accounts().put(&name, &tenant, settings, sublease).await?;
     Ok(document(&json!({ "account": show(&entry, &settings) })))
 }
 

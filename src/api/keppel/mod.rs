@@ -4,8 +4,11 @@
 //! line of text that names the field or name at fault. Whoever may not see an account is told that there is none.
 
 mod accounts;
+mod manifests;
 mod path;
 mod peers;
+mod quotas;
+mod repositories;
 mod scan_policies;
 
 use axum::{
@@ -17,22 +20,26 @@ use axum::{
 use http::{
     HeaderValue, Method, StatusCode,
     header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
+    request::Parts,
 };
 use serde_json::Value;
 
 use self::path::Endpoint;
 use super::{
     access::{Scope, Visitor},
+    distribution::{Query, path_decode},
     error::ApiError,
     request_id,
     serve::Peer,
     service::ApiState,
 };
 use crate::{
-    auth::{Action, Right},
-    registry::{AccountEntry, AccountError},
+    auth::Right,
+    registry::{AccountEntry, AccountError, RegistryError},
 };
 
+/// What is told of an image's vulnerabilities where nobody looks for them.
+pub(crate) const NOT_SCANNED: &str = "Unsupported";
 /// The longest body, in bytes: that of the settings of an account.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
@@ -40,6 +47,7 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 struct Call<'a> {
     state: &'a ApiState,
     visitor: &'a Visitor<'a>,
+    parts: &'a Parts,
     body: Option<Value>,
 }
 
@@ -52,6 +60,23 @@ impl Call<'_> {
         match self.visitor.has(right, &entry.tenant) {
             true => Ok(()),
             false => Err(Refusal::forbidden()),
+        }
+    }
+
+    /// The first value of a key of the query; an empty one is none.
+    fn query(&self, key: &'static str) -> Option<String> {
+        let value = Query::new(self.parts.uri.query()).get(key)?;
+        (!value.is_empty()).then(|| value.into_owned())
+    }
+
+    /// The length of a page as asked for.
+    fn limit(&self) -> Result<usize, Refusal> {
+        match self.query("limit") {
+            None => Ok(usize::MAX),
+            Some(text) => match text.parse() {
+                Ok(limit @ 1..) => Ok(limit),
+                Ok(0) | Err(_) => Err(Refusal::invalid("limit", "must be a positive whole number")),
+            },
         }
     }
 
@@ -97,14 +122,29 @@ impl From<AccountError> for Refusal {
         match error {
             E::Unknown => Self::Plain(S::NOT_FOUND, reason),
             E::Invalid(_) => Self::Plain(S::UNPROCESSABLE_ENTITY, reason),
-            E::Elsewhere { .. } | E::Taken { .. } | E::Deleting { .. } | E::Conflict { .. } => {
-                Self::Plain(S::CONFLICT, reason)
-            }
+            E::Elsewhere { .. }
+            | E::Taken { .. }
+            | E::Deleting { .. }
+            | E::PoliciesElsewhere { .. }
+            | E::QuotaConflict { .. }
+            | E::Conflict { .. } => Self::Plain(S::CONFLICT, reason),
             E::HasReplicas { .. } => Self::Document(S::CONFLICT, reason),
             E::NotPrimary { .. } => Self::Plain(S::BAD_REQUEST, reason),
-            E::ManagedByOther { .. } => Self::Plain(S::FORBIDDEN, reason),
+            E::ManagedByOther { .. } | E::Sublease { .. } => Self::Plain(S::FORBIDDEN, reason),
             E::Undecided(_) | E::Storage => Self::Plain(S::SERVICE_UNAVAILABLE, reason),
+            E::Usage(cause) => {
+                let cause = &*cause as &dyn std::error::Error;
+                tracing::error!(cause, "the usage of a quota cannot be looked up");
+                Self::Plain(S::SERVICE_UNAVAILABLE, reason)
+            }
         }
+    }
+}
+
+/// The table from what went wrong with content to a status is that of the distribution API; the text alone is shown.
+impl From<RegistryError> for Refusal {
+    fn from(error: RegistryError) -> Self {
+        ApiError::from(error).into()
     }
 }
 
@@ -129,13 +169,11 @@ pub(super) async fn answer(
 
 async fn dispatch(state: &ApiState, peer: &Peer, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
-    let endpoint = Endpoint::parse(parts.uri.path())
-        .ok_or_else(|| Refusal::plain(StatusCode::NOT_FOUND, "there is no such endpoint"))?;
-    let action = match parts.method {
-        Method::GET | Method::HEAD => Action::Pull,
-        _ => Action::Push,
-    };
-    let scope = Scope::Api { action };
+    let path =
+        path_decode(parts.uri.path()).map_err(|error| Refusal::plain(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let endpoint =
+        Endpoint::parse(&path).ok_or_else(|| Refusal::plain(StatusCode::NOT_FOUND, "there is no such endpoint"))?;
+    let scope = Scope::Api { action: endpoint.action(&parts.method) };
     let visitor = Visitor::identify(state, &parts.headers, &parts.uri, peer, scope).await?;
     visitor.authorize(scope)?;
     if !endpoint.allow().split(", ").any(|known| known == parts.method.as_str()) {
@@ -147,7 +185,7 @@ async fn dispatch(state: &ApiState, peer: &Peer, request: Request) -> Answer {
         Method::PUT => Some(read(state, body).await?),
         _ => None,
     };
-    let call = Call { state, visitor: &visitor, body };
+    let call = Call { state, visitor: &visitor, parts: &parts, body };
     match (endpoint, &parts.method) {
         (Endpoint::Accounts, _) => Ok(accounts::list(&call)),
         (Endpoint::Account(name), &Method::PUT) => accounts::put(&call, name).await,
@@ -156,7 +194,19 @@ async fn dispatch(state: &ApiState, peer: &Peer, request: Request) -> Answer {
         (Endpoint::Sublease(name), _) => accounts::post_sublease(&call, name).await,
         (Endpoint::ScanPolicies(name), &Method::PUT) => scan_policies::put(&call, name).await,
         (Endpoint::ScanPolicies(name), _) => scan_policies::get(&call, name),
+        (Endpoint::Repositories(name), _) => repositories::list(&call, name).await,
+        (Endpoint::Repository { account, repository }, _) => repositories::delete(&call, account, repository).await,
+        (Endpoint::Manifests { account, repository }, _) => manifests::list(&call, account, repository).await,
+        (Endpoint::Manifest { account, repository, digest }, _) => {
+            manifests::delete(&call, account, repository, digest).await
+        }
+        (Endpoint::TrivyReport { account, repository, digest }, _) => {
+            manifests::get_report(&call, account, repository, digest).await
+        }
+        (Endpoint::Tag { account, repository, tag }, _) => manifests::delete_tag(&call, account, repository, tag).await,
         (Endpoint::Peers, _) => Ok(peers::list(&call)),
+        (Endpoint::Quotas(tenant), &Method::PUT) => quotas::put(&call, tenant).await,
+        (Endpoint::Quotas(tenant), _) => quotas::get(&call, tenant).await,
     }
 }
 

@@ -43,7 +43,7 @@ impl CompiledPolicies {
                 .map(|(at, policy)| CompiledRbac::new(policy, &format!("account.rbac_policies[{at}]")))
                 .collect::<Result<_, _>>()?,
             tags: tags
-                .map(|(at, policy)| CompiledTagPolicy::new(policy, &format!("account.tag_policies[{at}]")))
+                .map(|(at, policy)| CompiledTagPolicy::new(policy, at, &format!("account.tag_policies[{at}]")))
                 .collect::<Result<_, _>>()?,
             rule,
             external_replica: settings.is_external_replica(),
@@ -60,6 +60,11 @@ impl CompiledPolicies {
         })
     }
 
+    /// Whether any policy may keep a tag from being deleted.
+    pub fn protects_tags(&self) -> bool {
+        self.tags.iter().any(|policy| policy.protection.delete.is_some())
+    }
+
     /// Whether any RBAC policy may say anything.
     pub fn has_rbac(&self) -> bool {
         !self.rbac.is_empty()
@@ -69,9 +74,9 @@ impl CompiledPolicies {
     pub fn tag_protection(&self, repository: &str, tag: &str) -> TagProtection {
         let applying = self.tags.iter().filter(|policy| policy.applies(repository, tag));
         applying.fold(TagProtection::default(), |sum, policy| TagProtection {
-            push: sum.push || policy.protection.push,
-            overwrite: sum.overwrite || policy.protection.overwrite,
-            delete: sum.delete || policy.protection.delete,
+            push: sum.push.or(policy.protection.push),
+            overwrite: sum.overwrite.or(policy.protection.overwrite),
+            delete: sum.delete.or(policy.protection.delete),
         })
     }
 
@@ -140,10 +145,10 @@ mod tests {
             let TagProtection { push, overwrite, delete } = policies.tag_protection(repository, tag);
             (push, overwrite, delete)
         };
-        assert_eq!(protection("web", "v1"), (false, true, true));
-        assert_eq!(protection("web", "v0.1"), (false, false, false));
-        assert_eq!(protection("web/app", "v2"), (false, false, false));
-        assert_eq!(protection("scratch/a", "v1"), (false, false, false));
-        assert_eq!(protection("any", "latest"), (true, false, false));
+        assert_eq!(protection("web", "v1"), (None, Some(0), Some(1)));
+        assert_eq!(protection("web", "v0.1"), (None, None, None));
+        assert_eq!(protection("web/app", "v2"), (None, None, None));
+        assert_eq!(protection("scratch/a", "v1"), (None, None, None));
+        assert_eq!(protection("any", "latest"), (Some(2), None, None));
     }
 }

@@ -31,4 +31,4 @@ pub use scan::{ScanAction, ScanPolicy, ScanSeverity};
 pub use secret::Secret;
 pub use settings::{AccountSettings, POLICIES_MAX};
 pub use tags::{TagPolicy, TagProtection};
-pub use validation::{LAYERS_MAX, ManifestFacts, ManifestRule, RULE_BYTES_MAX, Validation, image_labels};
+pub use validation::{LAYERS_MAX, ManifestFacts, ManifestRule, RULE_BYTES_MAX, Validation};

@@ -31,20 +31,20 @@ pub struct TagPolicy {
     pub block_delete: bool,
 }
 
-/// What may not be done with a tag.
+/// What may not be done with a tag: for each, the place of the first policy that says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TagProtection {
     /// It may not be pushed at all.
-    pub push: bool,
+    pub push: Option<usize>,
     /// It may not be moved.
-    pub overwrite: bool,
+    pub overwrite: Option<usize>,
     /// It may not be deleted.
-    pub delete: bool,
+    pub delete: Option<usize>,
 }
 
 impl TagPolicy {
     pub(super) fn check(&self, place: &str) -> Result<(), SettingsError> {
-        CompiledTagPolicy::new(self, place)?;
+        CompiledTagPolicy::new(self, 0, place)?;
         match self.block_push || self.block_overwrite || self.block_delete {
             true => Ok(()),
             false => refuse(place, "block_push", "one of block_push, block_overwrite and block_delete must be true"),
@@ -60,7 +60,9 @@ pub(super) struct CompiledTagPolicy {
 }
 
 impl CompiledTagPolicy {
-    pub(super) fn new(policy: &TagPolicy, place: &str) -> Result<Self, SettingsError> {
+    /// `at` is its place among the account's policies.
+    pub(super) fn new(policy: &TagPolicy, at: usize, place: &str) -> Result<Self, SettingsError> {
+        let says = |blocks: bool| blocks.then_some(at);
         Ok(Self {
             patterns: [
                 optional_pattern(&policy.match_repository, place, "match_repository")?,
@@ -69,9 +71,9 @@ impl CompiledTagPolicy {
                 optional_pattern(&policy.except_tag, place, "except_tag")?,
             ],
             protection: TagProtection {
-                push: policy.block_push,
-                overwrite: policy.block_overwrite,
-                delete: policy.block_delete,
+                push: says(policy.block_push),
+                overwrite: says(policy.block_overwrite),
+                delete: says(policy.block_delete),
             },
         })
     }

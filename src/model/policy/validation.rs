@@ -323,24 +323,6 @@ impl Survey {
     }
 }
 
-/// The labels in an image's configuration; none where it has another form.
-///
-/// Source: OCI image-spec, "Image Configuration".
-pub fn image_labels(config: &[u8]) -> BTreeMap<String, String> {
-    #[derive(Deserialize, Default)]
-    struct Image {
-        #[serde(default)]
-        config: Option<Config>,
-    }
-    #[derive(Deserialize, Default)]
-    struct Config {
-        #[serde(rename = "Labels", default)]
-        labels: Option<BTreeMap<String, String>>,
-    }
-    let image: Image = serde_json::from_slice(config).unwrap_or_default();
-    image.config.and_then(|config| config.labels).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -441,15 +423,6 @@ mod tests {
         assert_eq!(error.field, "account.validation.rule_for_manifest");
         let error = normalized("", &["a", "b'"]).unwrap_err();
         assert_eq!(error.field, "account.validation.required_labels[1]");
-    }
-
-    #[test]
-    fn labels_are_read_from_an_image_configuration() {
-        let labels = image_labels(br#"{"config":{"Labels":{"a":"b"}},"os":"linux"}"#);
-        assert_eq!(labels, BTreeMap::from([("a".to_owned(), "b".to_owned())]));
-        for other in [&b"{}"[..], b"[]", b"{\"config\":{\"Labels\":null}}", b"\xff", b"{\"config\":null}"] {
-            assert!(image_labels(other).is_empty());
-        }
     }
 
     proptest! {

@@ -1,0 +1,212 @@
+//! What an account holds, in detail, and the deletion of whole repositories.
+
+use std::sync::Arc;
+
+use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName};
+
+use super::{Inner, Page, Registry, RegistryError, to_the_end};
+use crate::metadata::{ListedManifest, ListedRepository, ListedTag, RepositoryId, WriteTransaction};
+
+/// Manifests or mounts that are deleted in one transaction.
+const BATCH: usize = 200;
+
+/// A manifest with its tags, in the order of their names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestEntry {
+    /// The manifest.
+    pub manifest: ListedManifest,
+    /// The tags on it.
+    pub tags: Vec<ListedTag>,
+}
+
+/// Why a scanner's report is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportAbsence {
+    /// The manifest has nothing that could be scanned.
+    NothingToScan,
+    /// Nobody has scanned it.
+    NotScanned,
+}
+
+/// What one step of a deletion came to.
+enum Step {
+    /// There is more to delete.
+    More,
+    /// It is gone.
+    Gone,
+}
+
+impl Registry {
+    /// Repositories of an account whose path follows `after`. `limit` is cut to the longest page.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn list_account_repositories(
+        &self,
+        account: &AccountName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ListedRepository>, RegistryError> {
+        let (account, after) = (account.clone(), format!("{account}/{}", after.unwrap_or_default()));
+        let limit = limit.min(self.inner.options.page_size_max);
+        self.inner
+            .metadata
+            .read(move |reader| {
+                // An account that was never pushed to has no row.
+                let Some(id) = reader.get_account(&account)? else { return Ok(Page::cut(Vec::new(), limit)) };
+                Ok(Page::cut(reader.list_account_repositories(id, &after, limit + 1)?, limit))
+            })
+            .await
+    }
+
+    /// Manifests of a repository whose digests follow `after`. `limit` is cut to the longest page.
+    ///
+    /// # Errors
+    /// [`RegistryError::RepositoryUnknown`], or our own trouble.
+    pub async fn list_manifests(
+        &self,
+        repository: &RepositoryName,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> Result<Page<ManifestEntry>, RegistryError> {
+        let repository = repository.clone();
+        let limit = limit.min(self.inner.options.page_size_max);
+        self.inner
+            .metadata
+            .read(move |reader| {
+                let id = reader.get_repository(&repository)?;
+                let id = id.ok_or(RegistryError::RepositoryUnknown { repository })?;
+                let found = Page::cut(reader.list_manifests(id, after.as_ref(), limit + 1)?, limit);
+                let with_tags = |manifest: ListedManifest| {
+                    let mut tags = reader.list_tags_with_times(manifest.id)?;
+                    tags.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+                    Ok::<_, RegistryError>(ManifestEntry { manifest, tags })
+                };
+                let items = found.items.into_iter().map(with_tags).collect::<Result<_, _>>()?;
+                Ok(Page { items, more: found.more })
+            })
+            .await
+    }
+
+    /// Why there is no report on a manifest's vulnerabilities.
+    ///
+    /// # Errors
+    /// [`RegistryError::RepositoryUnknown`], [`RegistryError::ManifestUnknown`], or our own trouble.
+    pub async fn load_report(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<ReportAbsence, RegistryError> {
+        let reference = keppel_federation::vocabulary::Reference::Digest(*digest);
+        let manifest = self.load_manifest(repository, &reference).await?;
+        let media_type = std::str::from_utf8(&manifest.media_type).ok();
+        let description = crate::model::ManifestDescription::parse(media_type, &manifest.bytes);
+        Ok(match description {
+            Ok(description) if !description.layers.is_empty() => ReportAbsence::NotScanned,
+            Ok(_) | Err(_) => ReportAbsence::NothingToScan,
+        })
+    }
+
+    /// Deletes a repository with all that it holds, step by step. Whatever is pushed there meanwhile may be deleted too.
+    ///
+    /// Cancel safety: not stopped by dropping. A crash half-way leaves a smaller repository.
+    ///
+    /// # Errors
+    /// [`RegistryError::RepositoryUnknown`], [`RegistryError::TagProtected`], or our own trouble.
+    pub async fn delete_repository(&self, repository: &RepositoryName) -> Result<(), RegistryError> {
+        let (inner, repository) = (self.inner.clone(), repository.clone());
+        to_the_end(async move {
+            inner.refuse_protected(&repository).await?;
+            loop {
+                let (this, name) = (inner.clone(), repository.clone());
+                let step = inner.metadata.write(move |transaction| this.delete_some(transaction, &name)).await?;
+                let (step, unneeded) = step;
+                for key in unneeded {
+                    if let Err(error) = inner.storage.delete_blob(&repository.account(), &key).await {
+                        // The blob is gone for every client; the storage sweep takes the rest.
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, %key, "a blob's bytes could not be deleted");
+                    }
+                }
+                if let Step::Gone = step {
+                    return Ok(());
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Inner {
+    /// Looks for protected tags before anything is deleted.
+    async fn refuse_protected(self: &Arc<Self>, repository: &RepositoryName) -> Result<(), RegistryError> {
+        let (inner, repository) = (self.clone(), repository.clone());
+        self.metadata
+            .read(move |reader| {
+                let id = reader.get_repository(&repository)?;
+                let id = id.ok_or_else(|| RegistryError::RepositoryUnknown { repository: repository.clone() })?;
+                let mut after = String::new();
+                loop {
+                    let tags = reader.list_tags(id, &after, 1000)?;
+                    inner.check_tag_deletion(&repository, tags.iter().map(String::as_str))?;
+                    match tags.into_iter().last() {
+                        Some(last) => after = last,
+                        None => return Ok(()),
+                    }
+                }
+            })
+            .await
+    }
+
+    /// One step: some manifests, or some mounts, or the repository itself. Gives the blobs whose bytes are to go.
+    fn delete_some(
+        self: &Arc<Self>,
+        transaction: &WriteTransaction<'_>,
+        repository: &RepositoryName,
+    ) -> Result<(Step, Vec<keppel_federation::vocabulary::StorageKey>), RegistryError> {
+        let Some(id) = transaction.get_repository(repository)? else { return Ok((Step::Gone, Vec::new())) };
+        let manifests = transaction.list_manifests(id, None, BATCH)?;
+        if !manifests.is_empty() {
+            return self.delete_manifests(transaction, repository, &manifests).map(|()| (Step::More, Vec::new()));
+        }
+        let mounts = transaction.list_mounts(id, BATCH)?;
+        if mounts.is_empty() {
+            transaction.delete_repository(id)?;
+            return Ok((Step::Gone, Vec::new()));
+        }
+        Ok((Step::More, unmount(transaction, id, mounts)?))
+    }
+
+    fn delete_manifests(
+        self: &Arc<Self>,
+        transaction: &WriteTransaction<'_>,
+        repository: &RepositoryName,
+        manifests: &[ListedManifest],
+    ) -> Result<(), RegistryError> {
+        let mut changed = Vec::new();
+        for manifest in manifests {
+            let tags = transaction.list_tags_of(manifest.id)?;
+            // One that was set since the tags were looked through.
+            self.check_tag_deletion(repository, tags.iter().map(String::as_str))?;
+            changed.extend(tags);
+            changed.push(manifest.digest.to_string());
+            transaction.delete_manifest(manifest.id)?;
+        }
+        self.evict_around_commit(transaction, repository, changed);
+        Ok(())
+    }
+}
+
+fn unmount(
+    transaction: &WriteTransaction<'_>,
+    repository: RepositoryId,
+    mounts: Vec<crate::metadata::BlobRow>,
+) -> Result<Vec<keppel_federation::vocabulary::StorageKey>, RegistryError> {
+    let mut unneeded = Vec::new();
+    for blob in mounts {
+        if transaction.unmount_blob(repository, blob.id)? {
+            unneeded.push(blob.storage_key);
+        }
+    }
+    Ok(unneeded)
+}
