@@ -2,6 +2,10 @@
 
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -126,18 +130,37 @@ impl BlobBody {
 /// A request's body as the registry takes it: a stream with a deadline for each wait.
 pub(crate) struct RequestBody {
     incoming: Incoming,
+    end: BodyEnd,
     idle_timeout: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
     waiting: bool,
     received: metrics::Counter,
 }
 
+/// Whether a request's body was read to its end, for those who answer it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BodyEnd(Arc<AtomicBool>);
+
+impl BodyEnd {
+    fn note(&self, reached: bool) {
+        if reached {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_reached(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Bytes that count as progress within one idle timeout.
 const PROGRESS_MIN_BYTES: usize = 1024;
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, idle_timeout: Duration, received: metrics::Counter) -> Self {
-        Self { incoming, idle_timeout, deadline: None, waiting: false, received }
+    /// `end` is told when all of it was read.
+    pub(crate) fn new(incoming: Incoming, end: BodyEnd, idle_timeout: Duration, received: metrics::Counter) -> Self {
+        end.note(incoming.is_end_stream());
+        Self { incoming, end, idle_timeout, deadline: None, waiting: false, received }
     }
 
     /// The length the client declared, if any.
@@ -183,12 +206,16 @@ impl Stream for RequestBody {
         let this = &mut *self;
         loop {
             match Pin::new(&mut this.incoming).poll_frame(cx) {
-                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(None) => {
+                    this.end.note(true);
+                    return Poll::Ready(None);
+                }
                 Poll::Ready(Some(Err(error))) => {
                     return Poll::Ready(Some(Err(BodyError::Disconnected(chain(&error)))));
                 }
                 Poll::Ready(Some(Ok(frame))) => {
                     // Trailers say nothing here.
+                    this.end.note(this.incoming.is_end_stream());
                     let Ok(bytes) = frame.into_data() else { continue };
                     this.received.increment(bytes.len() as u64);
                     this.waiting &= bytes.len() < PROGRESS_MIN_BYTES;

@@ -140,9 +140,8 @@ impl ApiError {
         Self::trouble(StatusCode::SERVICE_UNAVAILABLE, cause).retry_after(RETRY_SOON)
     }
 
-    /// The request does not say once, and in the right letters, which host it is for.
-    pub(crate) fn bad_host() -> Self {
-        let message = "a request must have one Host header that names a host";
+    /// The head of the request can be read in more than one way.
+    pub(crate) fn bad_head(message: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Code::Unsupported, message)
     }
 

@@ -35,6 +35,7 @@ use axum::{
     Router,
     routing::{any, get},
 };
+use http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -72,5 +73,14 @@ fn router(state: ApiState) -> Router {
         .route("/keppel/v1", get(token::get_info))
         .route(access::TOKEN_PATH, get(token::get).post(token::post))
         .route("/keppel/v1/{*rest}", any(keppel::answer))
+        .fallback(nothing_here)
         .with_state(state)
+}
+
+/// For people who come by with a browser.
+async fn nothing_here() -> (StatusCode, &'static str) {
+    (
+        StatusCode::NOT_FOUND,
+        "There is nothing here. Images are below /v2/, health is at /health/live and /health/ready, metrics are at /metrics.\n",
+    )
 }

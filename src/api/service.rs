@@ -9,7 +9,10 @@ use std::{
 };
 
 use axum::Router;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -147,9 +150,11 @@ impl hyper::service::Service<Request<Incoming>> for ApiService {
         let started = Instant::now();
         let request_id = request_id::of_request(request.headers());
         let path = request.uri().path();
-        if !has_sound_host(request.version(), request.headers()) {
+        if let Some(fault) = fault_of_head(request.version(), request.headers()) {
             let exchange = Exchange::begin(&self.state, &self.peer, request_id, started, Route::Other, &request);
-            let response = ApiError::bad_host().into_response(&exchange.request_id);
+            let mut response = ApiError::bad_head(fault).into_response(&exchange.request_id);
+            // Where the next request begins is in doubt.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             return Reply::Ready(Some(exchange.finish(response)));
         }
         let limit = self.state.options().server.header_size_max_bytes;
@@ -198,20 +203,32 @@ impl ApiService {
     }
 }
 
-/// Whether a request says as it must which host it is for: once, and from HTTP/1.1 on always (HTTP/2 has its own field).
-/// What is in between may take another of several hosts than we do. Source: RFC 9112, section 3.2.
-fn has_sound_host(version: Version, headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(http::header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
+/// What is wrong with a request's head that servers in between might read in another way than we do, if anything. The host
+/// must be named once, and from HTTP/1.1 on always (HTTP/2 has a field of its own for it); a body must have one length, and
+/// no coding but `chunked`. Source: RFC 9112, sections 3.2 and 6.1.
+fn fault_of_head(version: Version, headers: &HeaderMap) -> Option<&'static str> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host_is_sound = match (hosts.next(), hosts.next()) {
         (None, _) => version != Version::HTTP_11,
-        (Some(host), None) => host.as_bytes().iter().all(|b| {
-            b.is_ascii_alphanumeric()
-                || matches!(b, b'.' | b'-' | b':' | b'[' | b']' | b'_' | b'~' | b'%' | b'!')
-                || matches!(b, b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
-        }),
+        (Some(host), None) => host.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || HOST_MARKS.contains(b)),
         (Some(_), Some(_)) => false,
+    };
+    if !host_is_sound {
+        return Some("a request must have one Host header that names a host");
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => None,
+        (Some(_), _) if headers.contains_key(CONTENT_LENGTH) => {
+            Some("a body has a Content-Length or a Transfer-Encoding")
+        }
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => None,
+        (Some(_), _) => Some("the only Transfer-Encoding that is taken is chunked"),
     }
 }
+
+/// What a host may hold besides letters and digits. Source: RFC 3986, section 3.2.
+const HOST_MARKS: &[u8] = b".-:[]_~%!$&'()*+,;=";
 
 fn head_size_bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()

@@ -10,7 +10,7 @@ const HEAD: &str = "\
 # Check it:    keppel config check FILE
 # See it all:  keppel config show FILE
 # Each key can also be set by a variable, KEPPEL_<SECTION>_<KEY>, or a flag, --set section.key=value;
-# flags are stronger than variables, and those are stronger than this file.
+# flags are stronger than variables, and those are stronger than this file. There, lists are written with commas.
 # Relative paths start at this file's folder. Sizes: B, KiB, MiB, GiB, TiB. Durations: ms, s, m, h, d.
 ";
 

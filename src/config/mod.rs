@@ -75,6 +75,10 @@ fn check_together(config: &Config, entries: &[Entry], problems: &mut Vec<Problem
         let entry = entries.iter().find(|entry| entry.key.path() == path);
         entry.map_or(Origin::Default, |entry| entry.origin.clone())
     };
+    if config.http.listen.is_empty() {
+        let message = "there must be at least one address to listen on";
+        problems.push(Problem::of_key(origin("http.listen"), "http.listen", message));
+    }
     files::check_tls(&config.http, &origin, problems);
     check_auth(config, &origin, problems);
     let permits = config.storage.concurrent_reads_max + config.storage.concurrent_writes_max + config.metadata.readers;

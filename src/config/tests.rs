@@ -88,6 +88,12 @@ fn syntax_errors_are_named_with_their_line() {
 }
 
 #[test]
+fn a_node_without_an_address_is_refused() {
+    let expected = "keppel.toml:2: http.listen: there must be at least one address to listen on";
+    assert_eq!(refused("[http]\nlisten = []\n"), expected);
+}
+
+#[test]
 fn the_filter_of_the_log_is_checked() {
     let message = refused("[log]\nfilter = \"info,keppel=lots\"\n");
     assert!(message.starts_with("keppel.toml:2: log.filter: \"info,keppel=lots\" is not a filter: "), "{message}");

@@ -42,7 +42,7 @@ pub use pulls::Manifest;
 pub use quotas::{Quota, QuotaChange, QuotaReport};
 pub use referrers::Referrer;
 pub use rules::{AccountRules, TagChange};
-pub use uploads::UploadStatus;
+pub use uploads::{UploadBody, UploadStatus};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -21,6 +21,20 @@ pub struct UploadStatus {
     pub size_bytes: u64,
 }
 
+/// A request's body on its way: its bytes piece by piece, or why it broke off.
+pub trait UploadBody: Stream<Item = Result<Bytes, Self::Cause>> + Send + Unpin + 'static {
+    /// Why it broke off.
+    type Cause: Into<BodyError> + Send + 'static;
+}
+
+impl<S, E> UploadBody for S
+where
+    S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
+    E: Into<BodyError> + Send + 'static,
+{
+    type Cause = E;
+}
+
 impl Registry {
     /// Opens a session. It survives a restart of the program from the first chunk on.
     ///
@@ -78,18 +92,14 @@ impl Registry {
     /// [`RegistryError::UploadUnknown`], [`RegistryError::UploadBusy`], [`RegistryError::RangeOutOfOrder`],
     /// [`RegistryError::SizeMismatch`], [`RegistryError::BlobTooLarge`], [`RegistryError::BodyBroken`],
     /// [`RegistryError::StorageFull`], which ends the session and gives its space back, or our own trouble.
-    pub async fn append_upload<S, E>(
+    pub async fn append_upload(
         &self,
         repository: &RepositoryName,
         id: &UploadId,
         range: Option<(u64, u64)>,
         length: Option<u64>,
-        body: S,
-    ) -> Result<UploadStatus, RegistryError>
-    where
-        S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
-        E: Into<BodyError> + Send + 'static,
-    {
+        body: impl UploadBody,
+    ) -> Result<UploadStatus, RegistryError> {
         let inner = self.inner.clone();
         let session = inner.session(repository, id).await?;
         let mut state = session.hold()?;
@@ -112,19 +122,15 @@ impl Registry {
     ///
     /// # Errors
     /// Those of [`Self::append_upload`]; [`RegistryError::DigestMismatch`], [`RegistryError::AccountUnknown`].
-    pub async fn finish_upload<S, E>(
+    pub async fn finish_upload(
         &self,
         repository: &RepositoryName,
         id: &UploadId,
         range: Option<(u64, u64)>,
         length: Option<u64>,
-        body: S,
+        body: impl UploadBody,
         digest: &Digest,
-    ) -> Result<(), RegistryError>
-    where
-        S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
-        E: Into<BodyError> + Send + 'static,
-    {
+    ) -> Result<(), RegistryError> {
         let inner = self.inner.clone();
         let session = inner.session(repository, id).await?;
         let mut state = session.hold()?;
@@ -157,17 +163,13 @@ impl Registry {
     ///
     /// # Errors
     /// Those of [`Self::finish_upload`] that are not about sessions.
-    pub async fn put_blob<S, E>(
+    pub async fn put_blob(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
         length: Option<u64>,
-        body: S,
-    ) -> Result<(), RegistryError>
-    where
-        S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
-        E: Into<BodyError> + Send + 'static,
-    {
+        body: impl UploadBody,
+    ) -> Result<(), RegistryError> {
         let inner = self.inner.clone();
         inner.check_account(repository).await?;
         let row = UploadRow { id: UploadId::random(), repository: repository.clone(), algorithm: digest.algorithm() };
@@ -294,17 +296,13 @@ impl Inner {
         Ok(self.storage.begin_upload(&account, &row.id, row.algorithm).await?)
     }
 
-    async fn append<S, E>(
+    async fn append(
         &self,
         session: &Session,
         state: &mut State,
         expected: &Expected,
-        body: S,
-    ) -> Result<(), RegistryError>
-    where
-        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
-        E: Into<BodyError>,
-    {
+        body: impl UploadBody,
+    ) -> Result<(), RegistryError> {
         let id = || session.row.id.clone();
         let size_bytes = state.size_bytes();
         if let State::Ended = state {
@@ -326,17 +324,13 @@ impl Inner {
     }
 
     /// Appends; when it answers, the bytes are on disk and the session is recorded.
-    async fn append_durably<S, E>(
+    async fn append_durably(
         &self,
         session: &Session,
         state: &mut State,
         expected: &Expected,
-        body: S,
-    ) -> Result<(), RegistryError>
-    where
-        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
-        E: Into<BodyError>,
-    {
+        body: impl UploadBody,
+    ) -> Result<(), RegistryError> {
         let appended = self.append(session, state, expected, body).await;
         let now = self.clock.now();
         session.touch(now);
@@ -366,11 +360,12 @@ impl Inner {
         }
     }
 
-    async fn append_to<S, E>(&self, upload: &mut Upload, expected: &Expected, body: S) -> Result<(), RegistryError>
-    where
-        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
-        E: Into<BodyError>,
-    {
+    async fn append_to(
+        &self,
+        upload: &mut Upload,
+        expected: &Expected,
+        body: impl UploadBody,
+    ) -> Result<(), RegistryError> {
         let limit_bytes = self.options.blob_size_max_bytes;
         let room = limit_bytes.saturating_sub(upload.size_bytes());
         if expected.length.is_some_and(|length| length > room) {

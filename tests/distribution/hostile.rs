@@ -7,7 +7,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{Image, Server};
+use crate::harness::{Image, Server, images::sha256};
 
 #[tokio::test]
 async fn broken_http_is_answered_or_cut_but_never_kills() {
@@ -48,6 +48,48 @@ async fn broken_http_is_answered_or_cut_but_never_kills() {
         server.assert_alive();
     }
     assert!(!client.get("/v2/../../../etc/passwd").await.text().contains("root:"));
+}
+
+#[tokio::test]
+async fn bodies_that_could_be_measured_in_two_ways_are_refused_and_the_connection_ends() {
+    let server = Server::start();
+    for headers in [
+        "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+    ] {
+        // What follows must not be taken for another request.
+        let request = format!(
+            "POST /v2/acme/app/blobs/uploads/ HTTP/1.1\r\nHost: a\r\n{headers}\r\n0\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n"
+        );
+        let answer = server.client().raw(request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{headers:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{headers:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_whose_body_was_not_read_is_told_that_the_connection_ends() {
+    let server = Server::start();
+    let mut stream = server.client().connect().await;
+    let head = "PATCH /v2/acme/app/blobs/uploads/none HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("the server reads");
+    let mut answer = [0; 2000];
+    let length = timeout(Duration::from_secs(20), stream.read(&mut answer)).await.expect("in time").expect("an answer");
+    let answer = String::from_utf8_lossy(&answer[..length]).to_lowercase();
+    assert!(answer.starts_with("http/1.1 404 ") && answer.contains("connection: close"), "{answer}");
+    // One that was read keeps the connection, also when it is refused.
+    let client = server.client();
+    let location = client.open_upload("acme/app").await;
+    let refused = client.close_upload(&location, &sha256(b"other"), b"hello").await.expect_error(400, "DIGEST_INVALID");
+    assert_eq!(refused.header("connection"), "");
+}
+
+#[tokio::test]
+async fn whoever_comes_with_a_browser_is_told_where_things_are() {
+    let server = Server::start();
+    let answer = server.client().get("/").await.expect(404);
+    assert!(answer.text().contains("/v2/") && answer.text().contains("/health/ready"), "{}", answer.text());
 }
 
 #[tokio::test]

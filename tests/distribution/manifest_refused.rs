@@ -1,6 +1,6 @@
 //! Pushing manifests: what is refused, and how it says so.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{
     Content, Image, ImageBuilder, Index, Kind, Server,
@@ -78,7 +78,7 @@ async fn a_manifest_of_up_to_four_mebibytes_is_taken_and_a_larger_one_is_413() {
     let image = Image::small(70);
     client.push_image("acme/app", "v1", &image).await;
     let padded = |length: usize| {
-        let mut value = value_of(&image.manifest);
+        let mut value = image.manifest.value();
         value["annotations"] = json!({ "padding": "" });
         let bare = value.to_string().len();
         value["annotations"]["padding"] = json!("x".repeat(length - bare));
@@ -164,7 +164,7 @@ async fn bytes_that_are_no_manifest_are_400_manifest_invalid() {
         ("subject", json!({ "mediaType": OCI_MANIFEST, "digest": "nonsense", "size": 1 })),
         ("annotations", json!({ "a": 1 })),
     ] {
-        let mut changed = value_of(&image.manifest);
+        let mut changed = image.manifest.value();
         changed[field] = value.clone();
         cases.push((format!("{field} = {value}"), changed.to_string().into_bytes()));
     }
@@ -189,8 +189,4 @@ async fn an_unknown_media_type_is_refused() {
         assert!(matches!(answer.status, 400 | 415), "{media_type}: {}", answer.status);
         assert_eq!(answer.codes(), ["MANIFEST_INVALID"]);
     }
-}
-
-fn value_of(manifest: &Content) -> Value {
-    serde_json::from_slice(&manifest.bytes).expect("a made-up manifest is JSON")
 }

@@ -4,7 +4,7 @@ use reqwest::Method;
 
 use crate::harness::{
     Image, Server,
-    client::send,
+    client::{path_of, send},
     images::{random_bytes, sha256, sha512},
 };
 
@@ -111,7 +111,7 @@ async fn chunked_transfer_encoding_is_taken() {
     let server = Server::start();
     let client = server.client();
     let location = client.open_upload("acme/app").await;
-    let path = location.find("/v2/").map(|at| &location[at..]).expect("the location is below /v2/");
+    let path = path_of(&location);
     let request = format!(
         "PATCH {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
     );

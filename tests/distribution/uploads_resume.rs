@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{
     Image, Server,
+    client::path_of,
     images::{random_bytes, sha256},
 };
 
@@ -64,7 +65,7 @@ async fn the_status_of_an_upload_that_is_being_written_to_is_what_is_durable() {
     let client = server.client();
     let location = client.open_upload("acme/app").await;
     let location = client.chunk(&location, 0, b"hello").await.expect(202).location();
-    let path = location.find("/v2/").map(|at| &location[at..]).expect("the location is below /v2/");
+    let path = path_of(&location);
     let mut slow = client.connect().await;
     let head = format!("PATCH {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\n");
     slow.write_all(head.as_bytes()).await.expect("sent");

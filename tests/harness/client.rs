@@ -260,6 +260,12 @@ impl Answer {
     }
 }
 
+/// The path of a location, which may be a whole URL, for requests that are written by hand.
+#[track_caller]
+pub fn path_of(location: &str) -> &str {
+    location.find("/v2/").map(|at| &location[at..]).expect("the location is below /v2/")
+}
+
 /// A JSON list of strings.
 #[track_caller]
 pub fn strings(value: &Value) -> Vec<String> {

@@ -40,6 +40,11 @@ impl Content {
         Content::new(media_type, serde_json::to_vec(value).expect("a JSON value can be written"))
     }
 
+    /// The document that the bytes are, to be changed and written anew.
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.bytes).expect("made-up documents are JSON")
+    }
+
     pub fn digest(&self) -> String {
         sha256(&self.bytes)
     }

@@ -21,7 +21,7 @@ fn guarded() -> Server {
 #[track_caller]
 fn assert_refused(output: Output) {
     let said = output.failure().to_lowercase();
-    let words = ["unauthorized", "authentication required", "denied", "credentials are not valid"];
+    let words = ["unauthorized", "authentication required", "denied", "not valid", "invalid username/password"];
     assert!(words.iter().any(|word| said.contains(word)), "{said}");
 }
 

@@ -17,7 +17,8 @@ mod tags;
 mod uploads;
 
 use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_LENGTH, header::CONTENT_TYPE,
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -28,7 +29,7 @@ pub(super) use self::{path::decode as path_decode, query::Query};
 use self::path::Endpoint;
 use super::{
     access::{Action, Scope, Visitor},
-    body::{Body, RequestBody},
+    body::{Body, BodyEnd, RequestBody},
     error::ApiError,
     metrics::Route,
     serve::{FileSender, Peer},
@@ -116,10 +117,16 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let is_head = request.method() == Method::HEAD;
-    let mut response = match dispatch(state, peer, request_id, request).await {
+    let (version, end) = (request.version(), BodyEnd::default());
+    let has_body = !request.body().is_end_stream();
+    let mut response = match dispatch(state, peer, request_id, request, end.clone()).await {
         Ok(response) => response,
         Err(error) => error.into_response(request_id),
     };
+    if has_body && !end.is_reached() && version < Version::HTTP_2 {
+        // The rest of the body would have to be waited for; a client that is not told would send its next request here.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     if is_head {
         without_body(&mut response);
@@ -127,7 +134,13 @@ pub(super) async fn answer(
     response
 }
 
-async fn dispatch(state: &ApiState, peer: &Peer, request_id: &HeaderValue, request: Request<Incoming>) -> Answer {
+async fn dispatch(
+    state: &ApiState,
+    peer: &Peer,
+    request_id: &HeaderValue,
+    request: Request<Incoming>,
+    end: BodyEnd,
+) -> Answer {
     let (parts, incoming) = request.into_parts();
     let path = path::decode(parts.uri.path()).map_err(|error| ApiError::name_invalid(&error))?;
     let endpoint = Endpoint::parse(&path).ok_or_else(ApiError::no_such_endpoint)?;
@@ -145,7 +158,7 @@ async fn dispatch(state: &ApiState, peer: &Peer, request_id: &HeaderValue, reque
         files: peer.file_sender(parts.version),
     };
     let idle_timeout = state.options().server.body_idle_timeout;
-    let body = RequestBody::new(incoming, idle_timeout, state.metrics().received.clone());
+    let body = RequestBody::new(incoming, end, idle_timeout, state.metrics().received.clone());
     match (endpoint, &parts.method) {
         (Endpoint::Base, _) => Ok(base::get()),
         (Endpoint::Catalog, _) => catalog::get(&call).await,

@@ -7,6 +7,7 @@
 //! Deliberately absent: who the caller is and which roles they have (auth), when images are removed (janitor).
 
 mod compiled;
+mod document;
 mod duration;
 mod error;
 mod lifecycle;
@@ -18,6 +19,8 @@ mod scan;
 mod secret;
 mod settings;
 mod tags;
+#[cfg(test)]
+mod tests;
 mod validation;
 
 pub use compiled::{CompiledPolicies, RbacVerdict};
