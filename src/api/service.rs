@@ -11,7 +11,7 @@ use std::{
 use axum::Router;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    header::{CONNECTION, HOST, TRANSFER_ENCODING},
 };
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -204,8 +204,8 @@ impl ApiService {
 }
 
 /// What is wrong with a request's head that servers in between might read in another way than we do, if anything. The host
-/// must be named once, and from HTTP/1.1 on always (HTTP/2 has a field of its own for it); a body must have one length, and
-/// no coding but `chunked`. Source: RFC 9112, sections 3.2 and 6.1.
+/// must be named once, and from HTTP/1.1 on always (HTTP/2 has a field of its own for it); a body must have no coding but
+/// `chunked`. (Of a length beside that, hyper has let go already.) Source: RFC 9112, sections 3.2 and 6.1.
 fn fault_of_head(version: Version, headers: &HeaderMap) -> Option<&'static str> {
     let mut hosts = headers.get_all(HOST).iter();
     let host_is_sound = match (hosts.next(), hosts.next()) {
@@ -219,9 +219,6 @@ fn fault_of_head(version: Version, headers: &HeaderMap) -> Option<&'static str> 
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => None,
-        (Some(_), _) if headers.contains_key(CONTENT_LENGTH) => {
-            Some("a body has a Content-Length or a Transfer-Encoding")
-        }
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => None,
         (Some(_), _) => Some("the only Transfer-Encoding that is taken is chunked"),
     }

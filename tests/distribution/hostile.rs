@@ -51,13 +51,11 @@ async fn broken_http_is_answered_or_cut_but_never_kills() {
 }
 
 #[tokio::test]
-async fn bodies_that_could_be_measured_in_two_ways_are_refused_and_the_connection_ends() {
+async fn bodies_of_unknown_codings_are_refused_and_the_connection_ends() {
     let server = Server::start();
-    for headers in [
-        "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
-        "Transfer-Encoding: gzip, chunked\r\n",
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-    ] {
+    for headers in
+        ["Transfer-Encoding: gzip, chunked\r\n", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"]
+    {
         // What follows must not be taken for another request.
         let request = format!(
             "POST /v2/acme/app/blobs/uploads/ HTTP/1.1\r\nHost: a\r\n{headers}\r\n0\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n"
