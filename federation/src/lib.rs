@@ -28,5 +28,5 @@ pub mod wire;
 
 pub use node::{
     Federation, FederationEvent, FederationEvents, FederationOptions, FederationStatus, InviteError, JoinError,
-    MemberStatus, QuorumStatus, StartError,
+    MemberStatus, QuorumStatus, RetireError, Retired, StartError, StateStatus, retire,
 };

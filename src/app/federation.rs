@@ -96,6 +96,16 @@ pub fn recover(config: &Config, confirmed: bool) -> Result<String, OfflineError>
     recovery.map(|recovery| recovery.to_string()).map_err(|error| OfflineError::Recover(error.to_string()))
 }
 
+/// What this node gives up with its identity, in words; with `confirmed`, it does: its next start makes it another node.
+///
+/// # Errors
+/// [`OfflineError`].
+pub fn reset_identity(config: &Config, confirmed: bool) -> Result<String, OfflineError> {
+    let data = DataFolder::open(&config.node.data).map_err(StartError::from)?;
+    let retired = keppel_federation::retire(data.path(), confirmed);
+    retired.map(|retired| retired.to_string()).map_err(|error| OfflineError::Recover(error.to_string()))
+}
+
 fn load_key(data: &Path) -> Result<NodeKey, StartError> {
     NodeKey::load_or_create(data).map_err(|error| StartError::Federation(error.into()))
 }

@@ -6,9 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
-/// The consensus library tells its own story, and with every heartbeat that a node is away, which the federation says
-/// once. Who wants to hear it names it in the filter.
-const QUIET: &str = "openraft=error,openraft::replication=off";
+/// The consensus library tells its own story, and with every question that a node leaves unanswered, which the federation
+/// says once. Who wants to hear it names it in the filter.
+const QUIET: &str = "openraft=error,openraft::replication=off,openraft::core::raft_core=off";
 
 /// Sends this process's log lines where `options` say. Only the first call does anything: a process has one log.
 pub fn install(options: &Log) {

@@ -47,7 +47,7 @@ use self::auth::AuthKeeper;
 
 pub use data_folder::{DataFolder, DataFolderError};
 pub use error::{RunError, StartError};
-pub use federation::{OfflineError, init, join, recover};
+pub use federation::{OfflineError, init, join, recover, reset_identity};
 
 /// A node that serves. End it with [`RunningNode::shutdown`]; dropped, its door stays open as long as the runtime lives.
 pub struct RunningNode {

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Failure;
-use super::federation_tables::{members_table, status_text};
+use super::federation_tables::{accounts_table, members_table, status_text};
 use super::overrides::Overrides;
 use crate::app::admin::{AdminError, Answer, InvitedRole, Request, ask};
 use crate::app::{self, OfflineError};
@@ -67,6 +67,18 @@ enum Command {
         #[arg(required = true)]
         nodes: Vec<String>,
     },
+    /// List the accounts that are claimed, and where their primary is.
+    Accounts {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make this node, which must not run, another node: after it was removed, or to join another federation.
+    ResetIdentity {
+        /// Do not ask for confirmation.
+        #[arg(long)]
+        yes: bool,
+    },
     /// When most voters are lost for good: make this node, which must not run, the only one of its federation.
     Recover {
         /// Do not ask for confirmation.
@@ -111,6 +123,8 @@ impl Federation {
                 let nodes = if nodes == ["auto"] { Vec::new() } else { nodes };
                 expect_done(&config, &Request::SetVoters { nodes }, "decided")
             }
+            Command::Accounts { json } => accounts(&config, json),
+            Command::ResetIdentity { yes } => reset_identity(&config, yes),
             Command::Recover { yes } => recover(&config, yes),
         }
     }
@@ -212,23 +226,59 @@ fn status(config: &Config, json: bool) -> Result<(), Failure> {
     };
     match json {
         true => println!("{}", serde_json::to_string_pretty(&status).context("the status")?),
-        false => print!("{}", status_text(&serde_json::from_value(status).context("the status")?)),
+        false => print!("{}", status_text(&status)),
     }
     Ok(())
+}
+
+/// Page by page, so that a federation of any size is listed.
+fn accounts(config: &Config, json: bool) -> Result<(), Failure> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = match ask_node(config, &Request::Accounts { after })? {
+            Answer::Accounts { accounts } => accounts,
+            other => return Err(unexpected(&other)),
+        };
+        let Some(last) = page.last() else { break };
+        after = Some(last.name.clone());
+        all.extend(page);
+    }
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(&all).context("the accounts")?),
+        false => print!("{}", accounts_table(&all)),
+    }
+    Ok(())
+}
+
+fn reset_identity(config: &Config, yes: bool) -> Result<(), Failure> {
+    let reset = |confirmed| app::reset_identity(config, confirmed).map_err(offline);
+    println!("{}\n", reset(false)?);
+    if !yes {
+        confirm(config, "To go on")?;
+    }
+    reset(true)?;
+    println!("The next start makes this another node.");
+    Ok(())
+}
+
+/// Has the operator type the region's name.
+fn confirm(config: &Config, so_that: &str) -> Result<(), Failure> {
+    let word = config.federation.region.as_str();
+    print!("{so_that}, type this region's name ({word}): ");
+    std::io::stdout().flush()?;
+    let mut typed = String::new();
+    std::io::stdin().read_line(&mut typed)?;
+    match typed.trim() == word {
+        true => Ok(()),
+        false => Err(failure("nothing was changed".to_owned())),
+    }
 }
 
 fn recover(config: &Config, yes: bool) -> Result<(), Failure> {
     let recover = |confirmed| app::recover(config, confirmed).map_err(offline);
     println!("{}\n", recover(false)?);
     if !yes {
-        let word = config.federation.region.as_str();
-        print!("Only do this when the other voters are lost for good. To go on, type this region's name ({word}): ");
-        std::io::stdout().flush()?;
-        let mut typed = String::new();
-        std::io::stdin().read_line(&mut typed)?;
-        if typed.trim() != word {
-            return Err(failure("nothing was changed".to_owned()));
-        }
+        confirm(config, "Only do this when the other voters are lost for good. To go on")?;
     }
     recover(true)?;
     println!("This node is now the only member and voter of its federation: start it, and invite the others anew.");

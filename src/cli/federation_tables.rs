@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::app::admin::{MemberInfo, MemberState, Status};
+use keppel_federation::{FederationStatus, MemberStatus};
+
+use crate::app::admin::{AccountInfo, MemberInfo};
 
 /// Digits of a node id that a person needs to tell nodes apart.
 const SHORT: usize = 10;
@@ -22,8 +24,17 @@ pub(super) fn members_table(members: &[MemberInfo]) -> String {
     table(["NODE", "REGION", "ROLE", "ADDRESSES", "API"], rows)
 }
 
+/// The accounts.
+pub(super) fn accounts_table(accounts: &[AccountInfo]) -> String {
+    let row = |account: &AccountInfo| {
+        let node = account.node.to_string()[..SHORT].to_owned();
+        [account.name.to_string(), account.region.to_string(), node, account.epoch.to_string()]
+    };
+    table(["ACCOUNT", "PRIMARY", "NODE", "EPOCH"], accounts.iter().map(row))
+}
+
 /// The status, beginning with what matters most.
-pub(super) fn status_text(status: &Status) -> String {
+pub(super) fn status_text(status: &FederationStatus) -> String {
     let mut text = String::new();
     if !status.member {
         text.push_str("This node is not a member of a federation: it waits to join, or was removed.\n");
@@ -48,7 +59,7 @@ pub(super) fn status_text(status: &Status) -> String {
     text
 }
 
-fn row(member: &MemberState) -> [String; 9] {
+fn row(member: &MemberStatus) -> [String; 9] {
     let vote = match (member.leader, member.voter) {
         (true, _) => "leader",
         (false, true) => "voter",
@@ -63,7 +74,7 @@ fn row(member: &MemberState) -> [String; 9] {
         member.node.to_string()[..SHORT].to_owned(),
         member.region.to_string(),
         member.role.clone(),
-        member.health.clone(),
+        member.health.as_str().to_owned(),
         vote.to_owned(),
         member.round_trip_ms.map_or_else(|| "-".to_owned(), |time| format!("{time:.1} ms")),
         member.version.clone().unwrap_or_else(|| "-".to_owned()),
@@ -100,11 +111,12 @@ mod tests {
     fn the_status_says_first_whether_decisions_are_taken() {
         let id = "ab".repeat(32);
         let status = serde_json::json!({
-            "node": id, "part": "leader", "member": true, "leader": id, "term": 3, "accounts": 2,
-            "quorum": { "healthy": false, "explanation": "bring it back" },
+            "node": id, "region": "eu", "part": "leader", "member": true, "leader": id, "term": 3, "voters": [id],
+            "applied": 17, "accounts": 2, "quorum": { "healthy": false, "explanation": "bring it back" },
             "members": [{
                 "node": id, "region": "eu", "role": "full", "health": "alive", "this": true, "voter": true,
-                "leader": true, "round_trip_ms": null, "version": "1.0", "applied": 17, "problem": null,
+                "leader": true, "round_trip_ms": null, "version": "1.0", "applied": 17, "last_log": 17, "uptime_s": 1,
+                "addresses": [], "api_url": "", "problem": null,
             }],
         });
         let text = status_text(&serde_json::from_value(status).expect("a status"));

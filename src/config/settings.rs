@@ -223,7 +223,7 @@ sections! {
         /// The most time; the actual one is random between the two.
         election_timeout_max: Duration = "5s", from "200ms" to "2m";
         /// How long a decision, such as a claim, may take before it is answered with 503.
-        command_timeout: Duration = "1800ms", from "200ms" to "1m";
+        command_timeout: Duration = "1500ms", from "200ms" to "1m";
         /// How long a voter is out of reach before another member gets its vote.
         voter_absence_max: Duration = "30s", from "1s" to "1d";
         /// A connection to another node over which nothing came for so long is dead.

@@ -48,6 +48,11 @@ impl Daemon {
         self.child.try_wait().expect("a child can be waited for").is_none()
     }
 
+    /// The exit code of a process that has ended; none after a signal.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.child.wait().expect("a child can be waited for").code()
+    }
+
     /// SIGKILL, and wait until it is gone.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

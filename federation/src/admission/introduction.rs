@@ -7,8 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::FederationId;
 use crate::claims::Member;
 
-const FILE: &str = "introduction.json";
-
 /// What a node that was admitted knows of its federation until it has received the replicated state: enough to be
 /// reached by the others, and to know that its own former federation of one is to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,12 +29,15 @@ pub struct IntroductionError {
 }
 
 impl Introduction {
+    /// The name of its file in the data directory.
+    pub(crate) const FILE: &str = "introduction.json";
+
     /// Reads the introduction of a data directory, if it has one. Blocks on the disk.
     ///
     /// # Errors
     /// [`IntroductionError`], also when the file is damaged.
     pub fn load(data_dir: &Path) -> Result<Option<Self>, IntroductionError> {
-        let path = data_dir.join(FILE);
+        let path = data_dir.join(Self::FILE);
         let failed = |source| IntroductionError { action: "read", path: path.clone(), source };
         match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| failed(e.into())),
@@ -50,8 +51,8 @@ impl Introduction {
     /// # Errors
     /// [`IntroductionError`].
     pub fn store(&self, data_dir: &Path) -> Result<(), IntroductionError> {
-        let path = data_dir.join(FILE);
-        let temporary = data_dir.join(format!(".{FILE}"));
+        let path = data_dir.join(Self::FILE);
+        let temporary = data_dir.join(format!(".{}", Self::FILE));
         let write = || {
             let mut file = File::create(&temporary)?;
             file.write_all(&serde_json::to_vec_pretty(self)?)?;
@@ -67,7 +68,7 @@ impl Introduction {
     /// # Errors
     /// [`IntroductionError`].
     pub fn remove(data_dir: &Path) -> Result<(), IntroductionError> {
-        let path = data_dir.join(FILE);
+        let path = data_dir.join(Self::FILE);
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(IntroductionError { action: "remove", path, source: e })
@@ -94,7 +95,7 @@ mod tests {
         Introduction::remove(dir.path()).unwrap();
         Introduction::remove(dir.path()).unwrap();
         assert_eq!(Introduction::load(dir.path()).unwrap(), None);
-        std::fs::write(dir.path().join(FILE), b"{").unwrap();
+        std::fs::write(dir.path().join(Introduction::FILE), b"{").unwrap();
         assert!(Introduction::load(dir.path()).is_err());
     }
 }

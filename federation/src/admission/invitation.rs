@@ -109,9 +109,7 @@ impl Invitation {
         kept.doors.iter_mut().for_each(|door| door.addresses.truncate(ADDRESSES_PER_DOOR_MAX));
         let doors: Vec<_> = kept.doors.iter().map(|door| (door.node.public_key(), &door.addresses)).collect();
         let content = (&kept.federation, &kept.secret, &kept.region, kept.role, kept.expires_at_ms, doors);
-        let mut bytes = postcard::to_stdvec(&content).expect("plain data serialises");
-        bytes.extend_from_slice(&checksum(&bytes));
-        format!("{PREFIX}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
+        text_of(&postcard::to_stdvec(&content).expect("plain data serialises"))
     }
 
     /// Reads the text form; white space around and within it is ignored, as are capital letters.
@@ -147,6 +145,12 @@ impl std::fmt::Display for Invitation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.to_text())
     }
+}
+
+/// The text form of some content.
+pub(super) fn text_of(content: &[u8]) -> String {
+    let bytes = [content, &checksum(content)].concat();
+    format!("{PREFIX}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
 }
 
 fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {

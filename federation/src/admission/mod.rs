@@ -12,4 +12,4 @@ mod message;
 
 pub use introduction::{Introduction, IntroductionError};
 pub use invitation::{Door, FederationId, Invitation, InvitationError, Secret};
-pub use message::{Admitted, JoinRequest, MessageError};
+pub use message::{Admitted, JoinRequest, MessageError, exercise_decoders};

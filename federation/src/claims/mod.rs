@@ -10,6 +10,7 @@
 //! enters only through the leader, inside the command; nothing of the library is seen outside.
 
 mod command;
+mod contacts;
 mod model;
 mod network;
 mod node;
@@ -52,12 +53,14 @@ pub use model::{
 };
 pub use options::ClaimsOptions;
 pub use outcome::{ClaimsError, Decision, Outcome, QuorumLoss, Refusal};
+pub(crate) use recover::held;
 pub use recover::{Recovery, forget, recover};
 pub use state::Change;
 pub use status::{ClaimsStatus, Part, Progress};
+pub(crate) use store::DATABASE_NAME;
 pub use store::StoreError;
 pub use view::{Changes, Notice, View};
-pub use wire::MESSAGE_SIZE_MAX;
+pub use wire::{MESSAGE_SIZE_MAX, exercise_decoders};
 
 /// One node's part in what the federation agrees on.
 ///
@@ -104,6 +107,7 @@ impl Claims {
         let background = vec![
             tokio::spawn(review::run(node.clone(), stop.clone())),
             tokio::spawn(review::keep_majority_contact(node.clone(), stop.clone())),
+            tokio::spawn(review::make_way(node.clone(), stop.clone())),
             tokio::spawn(review::keep_log_small(node.clone(), belongings.log.clone(), stop.clone())),
             tokio::spawn(status::report(node, stop)),
         ];

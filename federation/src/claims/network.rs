@@ -1,8 +1,7 @@
 //! How the consensus library reaches other nodes: its messages over [`Transport`], snapshots in pieces.
 
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::error::{
@@ -11,8 +10,8 @@ use openraft::error::{
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::SnapshotResponse;
 use openraft::{AnyError, EmptyNode, RPCTypes};
-use tokio::time::Instant;
 
+use super::contacts::Contacts;
 use super::raft::{AppendRequest, AppendResponse, RaftId, Snapshot, Types, Vote, VoteRequest, VoteResponse};
 use super::state::Row;
 use super::wire::{self, ConsensusReply, ConsensusRequest, Piece, PieceReply};
@@ -21,25 +20,6 @@ use crate::vocabulary::NodeId;
 
 /// How often one piece of a snapshot is tried.
 const PIECE_ATTEMPTS_MAX: u32 = 5;
-
-/// When each node last answered anything.
-#[derive(Debug, Default)]
-pub(super) struct Contacts(Mutex<BTreeMap<NodeId, Instant>>);
-
-impl Contacts {
-    fn heard(&self, node: NodeId) {
-        self.lock().insert(node, Instant::now());
-    }
-
-    /// How long ago a node answered; `None`: never.
-    pub(super) fn silence(&self, node: NodeId) -> Option<Duration> {
-        self.lock().get(&node).map(Instant::elapsed)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Instant>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
 
 /// Makes a way to each node.
 #[derive(Clone)]
@@ -77,6 +57,7 @@ type RpcError<E = RaftError<RaftId>> = RPCError<RaftId, EmptyNode, E>;
 impl Way {
     async fn ask(&self, request: &ConsensusRequest, deadline: Duration) -> Result<ConsensusReply, TransportError> {
         let message = wire::encode(request);
+        self.network.contacts.asked(self.target);
         let answer = self.network.transport.request(self.target, Channel::Consensus, message, deadline).await;
         #[cfg(test)]
         if let (Err(cause), true) = (&answer, self.network.waits_itself) {
@@ -85,8 +66,10 @@ impl Way {
             }
             return Err(TransportError::Timeout { node: self.target, after: deadline });
         }
-        let answer = answer?;
-        self.network.contacts.heard(self.target);
+        let answer = answer.inspect_err(|cause| {
+            self.network.contacts.failed(self.target, cause, self.network.heartbeat_interval * 3);
+        })?;
+        self.network.contacts.answered(self.target);
         wire::decode(&answer).map_err(|cause| TransportError::Refused { node: self.target, reason: cause.to_string() })
     }
 

@@ -7,7 +7,8 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use super::network::{Contacts, Incoming, Network, Received};
+use super::contacts::Contacts;
+use super::network::{Incoming, Network, Received};
 use super::options::ClaimsOptions;
 use super::outcome::ClaimsError;
 use super::propose::Proposer;
@@ -61,7 +62,7 @@ impl Node {
         }
         let reader = log.reader();
         let machine = Machine::new(database.clone(), shared.clone());
-        let contacts = Arc::new(Contacts::default());
+        let contacts = Arc::new(Contacts::new());
         let network = Network {
             transport: transport.clone(),
             contacts: contacts.clone(),
@@ -118,6 +119,7 @@ impl Node {
         if speaker.node_id != RaftId::from(from) {
             return Err("the message speaks for another node than its sender".into());
         }
+        self.contacts.heard(from);
         let reply = match request {
             ConsensusRequest::Append(append) => {
                 ConsensusReply::Append(self.raft.append_entries(append).await.map_err(|cause| cause.to_string())?)

@@ -18,7 +18,8 @@ pub struct ClaimsOptions {
     pub election_timeout_min: Duration,
     /// See [`Self::election_timeout_min`].
     pub election_timeout_max: Duration,
-    /// How long a command or linearizable read may take altogether.
+    /// How long a command or linearizable read may take altogether. A third of it when no majority has been in contact
+    /// for longer than an election takes.
     pub command_timeout: Duration,
     /// How many commands may wait to be decided on this node.
     pub commands_waiting_max: usize,
@@ -55,7 +56,7 @@ impl Default for ClaimsOptions {
             heartbeat_interval: Duration::from_millis(500),
             election_timeout_min: Duration::from_millis(2500),
             election_timeout_max: Duration::from_millis(5000),
-            command_timeout: Duration::from_millis(1800),
+            command_timeout: Duration::from_millis(1500),
             commands_waiting_max: 4096,
             snapshot_interval_entries: 5000,
             log_entries_kept: 5000,

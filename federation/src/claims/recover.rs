@@ -105,6 +105,16 @@ pub fn recover(directory: &Path, node: NodeId, confirmed: bool) -> Result<Recove
     Ok(recovery)
 }
 
+/// The members and the number of accounts of its own that a stopped node knows; nothing when it has no database.
+pub(crate) fn held(directory: &Path, node: NodeId) -> Result<(Vec<NodeId>, usize), StoreError> {
+    if !directory.join(DATABASE_NAME).exists() {
+        return Ok(Default::default());
+    }
+    let state = load_current(&open(directory, node)?)?.state;
+    let owned = state.accounts_after(None).filter(|account| account.owner == node).count();
+    Ok((state.members().map(|member| member.node).collect(), owned))
+}
+
 /// Removes a stopped node's `federation.db`, so that it can join a federation as a new member. Its key stays.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::command::Command;
 use super::node::Node;
 use super::outcome::{ClaimsError, Outcome};
-use super::raft::RaftId;
+use super::raft::{RaftId, Vote, VoteRequest};
 use super::store::LogReader;
 use super::submit::voters;
 use super::voters::{Candidate, choose_voters};
@@ -164,6 +164,53 @@ fn plan(node: &Node) -> Option<ChangeMembers<RaftId, EmptyNode>> {
     }
     let left: BTreeSet<RaftId> = present.difference(&ids).map(|id| RaftId::from(*id)).collect();
     (!left.is_empty()).then_some(ChangeMembers::RemoveNodes(left))
+}
+
+/// For how many of the longest election timeouts a leader that made way stands back, if it hears nobody.
+const STANDING_BACK_MAX: u32 = 12;
+
+/// While this node leads: makes way when no majority has answered for four heartbeats. Its own heartbeats may still
+/// arrive where no answer comes back from, and keep the others from electing a leader that is heard. For the same reason
+/// it then stands for no election until it has heard another node: its requests for votes would only stop theirs. One
+/// that elected it has never made way since, so somebody always stands.
+pub(super) async fn make_way(node: Arc<Node>, stop: CancellationToken) {
+    let config = node.raft.runtime_config();
+    let mut made_way: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(node.options.heartbeat_interval) => {}
+        }
+        if let Some(since) = made_way {
+            let enough = node.options.election_timeout_max * STANDING_BACK_MAX;
+            if node.contacts.heard_since(since) || since.elapsed() > enough {
+                config.elect(true);
+                made_way = None;
+            }
+            continue;
+        }
+        if node.leader() != Some(node.id) || !node.without_quorum_for(node.options.heartbeat_interval * 4) {
+            continue;
+        }
+        // The library has no word for stepping down. It follows from a vote given in the next term; this one goes to
+        // nobody, so it helps no one to win, and this node may stand for election in the term after it.
+        let vote = Vote::new(node.metrics.borrow().current_term + 1, RaftId::default());
+        let last_log_id = node.raft.data_metrics().borrow().last_log;
+        config.elect(false);
+        let voted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            voted = node.raft.vote(VoteRequest::new(vote, last_log_id)) => voted,
+        };
+        match voted.is_ok_and(|response| response.vote_granted) {
+            true => {
+                tracing::warn!("this node led, but no majority answers it any more: it makes way for another leader");
+                made_way = Some(Instant::now());
+            }
+            false => config.elect(true),
+        }
+    }
 }
 
 /// How many new entries make it worth while to look at the size of the log again.

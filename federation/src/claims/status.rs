@@ -8,7 +8,7 @@ use openraft::ServerState;
 use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
-use super::outcome::QuorumLoss;
+use super::outcome::{ClaimsError, QuorumLoss};
 use super::submit::voters;
 use crate::vocabulary::NodeId;
 
@@ -121,13 +121,19 @@ pub(super) fn status(node: &Node) -> ClaimsStatus {
 /// Keeps the gauges in step, once a second at most and only when something changed.
 pub(super) async fn report(node: Arc<Node>, stop: CancellationToken) {
     let mut changes = node.metrics.clone();
+    let mut failure_told = false;
     loop {
         let status = status(&node);
+        if let (Err(cause @ ClaimsError::Storage(_)), false) = (node.check_alive(), failure_told) {
+            tracing::error!(%cause, "this node takes no further part in decisions until it is restarted");
+            failure_told = true;
+        }
         metrics::gauge!("keppel_claims_term").set(status.term as f64);
         metrics::gauge!("keppel_claims_leader").set(f64::from(u8::from(status.part == Part::Leader)));
         metrics::gauge!("keppel_claims_log_index").set(status.last_log as f64);
         metrics::gauge!("keppel_claims_applied_index").set(status.applied as f64);
         metrics::gauge!("keppel_claims_log_lag").set(status.last_log.saturating_sub(status.applied) as f64);
+        metrics::gauge!("keppel_claims_snapshots_installed").set(node.view.snapshots_installed() as f64);
         metrics::gauge!("keppel_claims_voters").set(status.voters.len() as f64);
         metrics::gauge!("keppel_claims_accounts").set(node.view.accounts_len() as f64);
         let wait = async {

@@ -51,14 +51,15 @@ impl Node {
 
     async fn ask_leader(&self, request: &CommandRequest) -> Result<CommandReply, ClaimsError> {
         let _permit = self.permits.try_acquire().map_err(|_| ClaimsError::Overloaded)?;
-        let deadline = Instant::now() + self.options.command_timeout;
+        let patience = self.patience();
+        let deadline = Instant::now() + patience;
         let mut loss: Option<QuorumLoss> = None;
         let mut maybe_done = false;
         let mut hint = None;
         let mut pause = PAUSE_MIN;
         loop {
             self.check_alive()?;
-            let leader = hint.take().or_else(|| self.leader());
+            let leader = hint.take().or_else(|| self.living_leader());
             let attempt = match leader {
                 Some(leader) => self.attempt(leader, request, deadline).await,
                 None => Attempt::Unsent,
@@ -78,7 +79,7 @@ impl Node {
             if left <= PAUSE_MIN {
                 let read_only = matches!(request, CommandRequest::ReadIndex);
                 return Err(match maybe_done && !read_only {
-                    true => ClaimsError::Timeout { after: self.options.command_timeout },
+                    true => ClaimsError::Timeout { after: patience },
                     false => ClaimsError::NoQuorum(loss.unwrap_or_else(|| self.quorum_loss())),
                 });
             }
@@ -155,29 +156,50 @@ impl Node {
         self.metrics.borrow().current_leader.map(NodeId::from)
     }
 
-    /// On a leader: whether the majority has been silent for too long to promise anything.
-    fn lost_quorum(&self) -> Option<QuorumLoss> {
-        let metrics = self.metrics.borrow();
-        let patience = self.options.heartbeat_interval * 3;
-        let silent = metrics.millis_since_quorum_ack.is_some_and(|ms| Duration::from_millis(ms) > patience);
-        let alone = voters(&metrics) == [self.id];
-        (silent && !alone).then(|| {
-            drop(metrics);
-            self.quorum_loss()
-        })
+    /// The leader, unless it is another node that has been silent for several heartbeats: what is sent to such a one may
+    /// arrive, so nobody could say any more that it was not done.
+    fn living_leader(&self) -> Option<NodeId> {
+        self.leader().filter(|leader| *leader == self.id || self.contacts.unheard(*leader) <= self.silence_max())
     }
 
-    /// Who votes, and which of them this node has not heard from.
+    /// A node that says nothing for so long is missing.
+    fn silence_max(&self) -> Duration {
+        self.options.heartbeat_interval * 3
+    }
+
+    /// How long to look for a decision. Waiting is of use while an election may end it; after that it only keeps the
+    /// asker from the answer that there is none.
+    fn patience(&self) -> Duration {
+        let contact = *self.majority_contact.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match contact.is_some_and(|at| at.elapsed() > self.options.election_timeout_max * 2) {
+            true => self.options.command_timeout / 3,
+            false => self.options.command_timeout,
+        }
+    }
+
+    /// On a leader: whether the majority has been silent for too long to promise anything.
+    fn lost_quorum(&self) -> Option<QuorumLoss> {
+        self.without_quorum_for(self.silence_max()).then(|| self.quorum_loss())
+    }
+
+    /// On a leader: whether no majority has answered for longer than this.
+    pub(super) fn without_quorum_for(&self, time: Duration) -> bool {
+        let metrics = self.metrics.borrow();
+        let silent = metrics.millis_since_quorum_ack.is_some_and(|ms| Duration::from_millis(ms) > time);
+        silent && voters(&metrics) != [self.id]
+    }
+
+    /// Who votes, and which of them are missing: for a leader, who does not answer it; for others, a leader that says
+    /// nothing, or, while there is none, who does not answer this node's request for a vote.
     pub(super) fn quorum_loss(&self) -> QuorumLoss {
         let voters = voters(&self.metrics.borrow());
-        let patience = self.options.heartbeat_interval * 3;
-        let missing = voters
-            .iter()
-            .copied()
-            .filter(|voter| *voter != self.id)
-            .filter(|voter| self.contacts.silence(*voter).is_none_or(|silence| silence > patience))
-            .collect();
-        let missing = if self.leader() == Some(self.id) { missing } else { Vec::new() };
+        let (leader, patience) = (self.leader(), self.silence_max());
+        let is_missing = |voter: NodeId| match leader {
+            Some(leader) if leader == self.id => self.contacts.silence(voter).is_none_or(|silence| silence > patience),
+            Some(leader) => leader == voter && self.contacts.unheard(voter) > patience,
+            None => self.contacts.waiting(voter).is_some_and(|waiting| waiting > patience),
+        };
+        let missing = voters.iter().copied().filter(|voter| *voter != self.id && is_missing(*voter)).collect();
         QuorumLoss { voters, missing }
     }
 
@@ -187,7 +209,7 @@ impl Node {
         let end = Instant::now() + at_most;
         while Instant::now() < end {
             tokio::time::sleep(PAUSE_MIN.min(end - Instant::now())).await;
-            if self.leader().is_some_and(|leader| known != Some(leader)) {
+            if self.living_leader().is_some_and(|leader| known != Some(leader)) {
                 return;
             }
         }

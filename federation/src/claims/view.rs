@@ -1,5 +1,6 @@
 //! Reading what was agreed on: local, from memory, never waiting for the network.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::{Notify, broadcast, watch};
@@ -26,6 +27,7 @@ pub(super) struct Shared {
     /// simulation be repeated.
     moved: Notify,
     changes: broadcast::Sender<Told>,
+    snapshots_installed: AtomicU64,
 }
 
 #[derive(Debug, Clone)]
@@ -42,6 +44,7 @@ impl Shared {
             applied: watch::Sender::new(applied),
             moved: Notify::new(),
             changes: broadcast::Sender::new(changes_buffered_max.max(1)),
+            snapshots_installed: AtomicU64::new(0),
         }
     }
 
@@ -63,8 +66,9 @@ impl Shared {
         self.moved.notify_waiters();
     }
 
-    /// Tells the watchers that anything may have changed.
+    /// Tells the watchers that anything may have changed: the whole state came from another node.
     pub(super) fn tell_everything(&self, index: u64) {
+        self.snapshots_installed.fetch_add(1, Ordering::Relaxed);
         let _ = self.changes.send(Told::Everything);
         self.applied.send_replace(index);
         self.moved.notify_waiters();
@@ -145,6 +149,12 @@ impl View {
         // A clone shares all entries, so that nobody waits while it is hashed.
         let Current { state, log_id, .. } = self.shared.read().clone();
         (log_id.map_or(0, |id| id.index), state.hash().to_hex().to_string())
+    }
+
+    /// How often the whole state came from another node since this one started, because the log no longer reached back
+    /// to where this one was.
+    pub fn snapshots_installed(&self) -> u64 {
+        self.shared.snapshots_installed.load(Ordering::Relaxed)
     }
 
     /// The applied log index, to be waited on.

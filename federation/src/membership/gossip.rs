@@ -145,3 +145,50 @@ fn config(options: &MembershipOptions) -> Config {
         periodic_gossip: every(options.gossip_interval, options.gossip_fanout),
     }
 }
+
+/// Feeds arbitrary bytes to the decoders of gossip: cards, and the packets of the library. What the fuzz target and the
+/// property test call: none may panic, whatever the bytes are.
+pub fn exercise_decoders(bytes: &[u8]) {
+    let _ = Card::decode(bytes);
+    let [local, other] = [1, 2].map(|number| NodeId::from_public_key([number; 32]));
+    let cards = CardHandler { local, known: Arc::default() };
+    cards.lock().admitted.insert(other);
+    let mut swim = swim(Incarnation { node: local, life: 1 }, &MembershipOptions::default(), cards);
+    let mut runtime = foca::AccumulatingRuntime::new();
+    let _ = swim.handle_data(bytes, &mut runtime);
+    let _ = postcard::take_from_bytes::<foca::Header<Incarnation>>(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_packet_makes_the_library_panic(bytes in prop::collection::vec(any::<u8>(), 0..1300)) {
+            exercise_decoders(&bytes);
+        }
+
+        #[test]
+        fn no_changed_packet_does_either(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let [local, other] = [1, 2].map(|number| NodeId::from_public_key([number; 32]));
+            let cards = CardHandler { local: other, known: Arc::default() };
+            let mut sender = swim(Incarnation { node: other, life: 1 }, &MembershipOptions::default(), cards);
+            let mut runtime = foca::AccumulatingRuntime::new();
+            sender.announce(Incarnation { node: local, life: 1 }, &mut runtime).unwrap();
+            let (_, packet) = runtime.to_send().unwrap();
+            let mut packet = packet.to_vec();
+            for (at, byte) in changes {
+                let at = at.index(packet.len());
+                packet[at] = byte;
+            }
+            exercise_decoders(&packet);
+            packet.truncate(cut.index(packet.len()));
+            exercise_decoders(&packet);
+        }
+    }
+}

@@ -26,6 +26,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 
 pub use card::{Card, Load};
+pub use gossip::exercise_decoders;
 pub use options::MembershipOptions;
 pub use table::{Health, MembershipEvent, Peer};
 

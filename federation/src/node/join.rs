@@ -62,7 +62,7 @@ pub enum JoinError {
     /// The node is in a federation with others.
     #[error(
         "this node belongs to a federation of {members} nodes: to join another one, or again after it was removed, \
-         give it a new identity by moving node.key and federation.db out of its data directory"
+         give it a new identity: stop it and run `federation reset-identity`"
     )]
     AlreadyMember {
         /// How many nodes.

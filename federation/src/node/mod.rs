@@ -9,6 +9,7 @@ mod events;
 mod join;
 mod options;
 mod record;
+mod retire;
 mod roster;
 mod seeding;
 mod serve;
@@ -26,7 +27,8 @@ use tokio_util::task::TaskTracker;
 pub use events::{FederationEvent, FederationEvents};
 pub use join::{InviteError, JoinError};
 pub use options::{FederationOptions, StartError};
-pub use status::{FederationStatus, MemberStatus, QuorumStatus};
+pub use retire::{RetireError, Retired, retire};
+pub use status::{FederationStatus, MemberStatus, QuorumStatus, StateStatus};
 
 use crate::admission::Introduction;
 use crate::claims::{Claims, NewMember, View};

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use super::{Federation, Inner};
-use crate::claims::{ClaimsStatus, Member};
+use super::{Federation, Inner, on_disk};
+use crate::claims::{ClaimsStatus, Member, View};
 use crate::membership::Health;
 use crate::transport::{Channel, TransportError};
 use crate::vocabulary::{NodeId, Region};
@@ -16,14 +16,14 @@ use crate::vocabulary::{NodeId, Region};
 const VERSION: u8 = 1;
 
 /// The federation as one node sees it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FederationStatus {
     /// The node that looks.
     pub node: NodeId,
     /// Its region.
     pub region: Region,
     /// Its part in deciding: `leader`, `follower`, `candidate`, `learner` or `stopped`.
-    pub part: &'static str,
+    pub part: String,
     /// Whether it is a member.
     pub member: bool,
     /// The node that leads, as far as is known.
@@ -36,14 +36,30 @@ pub struct FederationStatus {
     pub quorum: QuorumStatus,
     /// The last log entry this node has applied.
     pub applied: u64,
+    /// What this node holds of all that was agreed on.
+    #[serde(default)]
+    pub state: StateStatus,
     /// How many accounts are claimed.
     pub accounts: usize,
     /// All members.
     pub members: Vec<MemberStatus>,
 }
 
+/// What a node holds of all that was agreed on. Nodes that have applied the same entry have the same hash.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateStatus {
+    /// The log entry it had applied when the hash was taken.
+    pub applied: u64,
+    /// The hash of all that was agreed on up to there, in hexadecimal digits.
+    pub hash: String,
+    /// Entries up to this one are no longer in its log: who needs them gets the whole state instead.
+    pub compacted: u64,
+    /// How often it got the whole state from another node since it started.
+    pub snapshots_installed: u64,
+}
+
 /// Whether decisions can be taken.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct QuorumStatus {
     /// Whether a majority of the voters answers.
     pub healthy: bool,
@@ -52,14 +68,14 @@ pub struct QuorumStatus {
 }
 
 /// One member.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MemberStatus {
     /// Its identity.
     pub node: NodeId,
     /// Where it runs.
     pub region: Region,
     /// `full` or `witness`.
-    pub role: &'static str,
+    pub role: String,
     /// How it fares.
     pub health: Health,
     /// Whether it is the node that looks.
@@ -111,17 +127,20 @@ impl Federation {
         let disowned = described.iter().any(|member| member.disowns)
             && described.iter().all(|member| member.disowns || member.status.this || member.status.uptime_s.is_none());
         let quorum = if disowned { QuorumStatus::disowned() } else { quorum };
+        let accounts = state.accounts_len();
+        let held = held(state.clone(), &seen).await;
         FederationStatus {
             node: seen.node,
             region: inner.options.region.clone(),
-            part: seen.part.as_str(),
+            part: seen.part.as_str().to_owned(),
             member: state.member(seen.node).is_some() && !disowned,
             leader: seen.leader,
             term: seen.term,
             voters: seen.voters.iter().copied().collect(),
             quorum,
             applied: seen.applied,
-            accounts: state.accounts_len(),
+            state: held,
+            accounts,
             members: described.into_iter().map(|member| member.status).collect(),
         }
     }
@@ -129,9 +148,17 @@ impl Federation {
 
 impl QuorumStatus {
     fn disowned() -> Self {
-        let words = "the other members do not know this node any more: it was removed from the federation";
+        let words = "the other members do not know this node any more: it was removed from the federation; \
+                     to let it join again, stop it and run `federation reset-identity`";
         Self { healthy: false, explanation: Some(words.to_owned()) }
     }
+}
+
+/// Takes the hash aside: it takes time in proportion to the state.
+async fn held(state: View, seen: &ClaimsStatus) -> StateStatus {
+    let (compacted, snapshots_installed) = (seen.purged, state.snapshots_installed());
+    let (applied, hash) = on_disk(move || Ok::<_, std::convert::Infallible>(state.hash())).await.unwrap_or_default();
+    StateStatus { applied, hash, compacted, snapshots_installed }
 }
 
 /// What is known of a member, and whether it calls this node a stranger.
@@ -168,7 +195,7 @@ async fn describe(inner: &Inner, member: &Member, seen: &ClaimsStatus) -> Descri
     let status = MemberStatus {
         node: member.node,
         region: member.region.clone(),
-        role: member.role.as_str(),
+        role: member.role.as_str().to_owned(),
         health,
         this,
         voter: seen.voters.contains(&member.node),

@@ -1,7 +1,8 @@
 use serde::{Deserialize, Serialize};
 
+use keppel_federation::FederationStatus;
 use keppel_federation::claims::Role;
-use keppel_federation::vocabulary::{NodeId, Region};
+use keppel_federation::vocabulary::{AccountName, NodeId, Region};
 
 use crate::auth::{PeopleAnswer, PeopleRequest};
 
@@ -32,6 +33,11 @@ pub enum Request {
     },
     /// How the federation fares.
     Status,
+    /// Which accounts are claimed, and by whom.
+    Accounts {
+        /// Those that follow this name.
+        after: Option<AccountName>,
+    },
     /// Decide who votes.
     SetVoters {
         /// These nodes, by id or its beginning; none: the federation chooses.
@@ -72,10 +78,15 @@ pub enum Answer {
         /// That.
         people: PeopleAnswer,
     },
-    /// How the federation fares, as the node says it; see [`Status`].
+    /// How the federation fares.
     Status {
         /// In full.
-        status: serde_json::Value,
+        status: Box<FederationStatus>,
+    },
+    /// Some accounts.
+    Accounts {
+        /// In the order of their names.
+        accounts: Vec<AccountInfo>,
     },
     /// It was not done.
     Refused {
@@ -118,59 +129,15 @@ pub struct MemberInfo {
     pub api_url: String,
 }
 
-/// What the table of `federation status` shows of the full status.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Status {
-    /// The node that was asked.
-    pub node: NodeId,
-    /// Its part in deciding.
-    pub part: String,
-    /// Whether it is a member.
-    pub member: bool,
-    /// Who leads.
-    pub leader: Option<NodeId>,
-    /// Counts elections.
-    pub term: u64,
-    /// Whether decisions can be taken.
-    pub quorum: Quorum,
-    /// How many accounts are claimed.
-    pub accounts: usize,
-    /// All members.
-    pub members: Vec<MemberState>,
-}
-
-/// Whether decisions can be taken.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Quorum {
-    /// Whether a majority answers.
-    pub healthy: bool,
-    /// What is wrong and what to do.
-    pub explanation: Option<String>,
-}
-
-/// One member in a status.
-#[derive(Debug, Clone, Deserialize)]
-pub struct MemberState {
-    /// Its id.
-    pub node: NodeId,
-    /// Where it runs.
+/// An account, as it is agreed on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AccountInfo {
+    /// Its name.
+    pub name: AccountName,
+    /// The region that is primary for it.
     pub region: Region,
-    /// `full` or `witness`.
-    pub role: String,
-    /// How it fares.
-    pub health: String,
-    /// Whether it is the node that was asked.
-    pub this: bool,
-    /// Whether it votes.
-    pub voter: bool,
-    /// Whether it leads.
-    pub leader: bool,
-    /// To it and back.
-    pub round_trip_ms: Option<f64>,
-    /// Of its program.
-    pub version: Option<String>,
-    /// Its position in the log.
-    pub applied: Option<u64>,
-    /// Why it did not answer.
-    pub problem: Option<String>,
+    /// The node that is.
+    pub node: NodeId,
+    /// How often that has changed, and more: later claims have larger ones.
+    pub epoch: u64,
 }

@@ -9,5 +9,5 @@ mod server;
 mod socket;
 
 pub use client::{AdminError, ask};
-pub use message::{Answer, InvitedRole, MemberInfo, MemberState, Request, Status};
+pub use message::{AccountInfo, Answer, InvitedRole, MemberInfo, Request};
 pub(super) use server::AdminServer;

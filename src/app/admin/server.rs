@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use keppel_federation::Federation;
 use keppel_federation::admission::Invitation;
-use keppel_federation::claims::{Outcome, VoterPolicy};
+use keppel_federation::claims::{Account, Outcome, VoterPolicy};
 use keppel_federation::vocabulary::NodeId;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -17,13 +17,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::socket::SocketPath;
-use super::{Answer, MemberInfo, Request};
+use super::{AccountInfo, Answer, MemberInfo, Request};
 use crate::auth::People;
 
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const WORK_TIMEOUT: Duration = Duration::from_secs(80);
 const CONNECTIONS_MAX: usize = 16;
+/// How many accounts one answer lists.
+const ACCOUNTS_PAGE: usize = 10_000;
 
 /// The socket while it is served. Dropping it ends that and removes the socket.
 #[derive(Debug)]
@@ -128,9 +130,16 @@ async fn carry_out(federation: &Federation, people: &People, request: Request) -
             let node = find_member(federation, &node)?;
             done(federation.remove(node).await.map_err(in_words)?.outcome)
         }
-        Request::Status => {
-            let status = serde_json::to_value(federation.status().await).map_err(in_words)?;
-            Ok(Answer::Status { status })
+        Request::Status => Ok(Answer::Status { status: Box::new(federation.status().await) }),
+        Request::Accounts { after } => {
+            let accounts = federation.state().accounts_after(after.as_ref(), ACCOUNTS_PAGE);
+            let info = |account: &Account| AccountInfo {
+                name: account.name.clone(),
+                region: account.region.clone(),
+                node: account.owner,
+                epoch: account.epoch,
+            };
+            Ok(Answer::Accounts { accounts: accounts.iter().map(|account| info(account)).collect() })
         }
         Request::People { people: request } => {
             let people = people.carry_out(request).await.map_err(in_words)?;

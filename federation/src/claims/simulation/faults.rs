@@ -85,6 +85,6 @@ async fn strike(world: &World) {
 }
 
 /// The node that leads, as the first node that is up knows.
-fn leader(world: &World) -> Option<crate::vocabulary::NodeId> {
+pub(super) fn leader(world: &World) -> Option<crate::vocabulary::NodeId> {
     (0..world.len()).find_map(|index| world.claims(index)?.status().leader)
 }

@@ -12,6 +12,7 @@ mod checker;
 mod client;
 mod disk;
 mod faults;
+mod partitions;
 mod world;
 
 use std::time::Duration;
@@ -86,10 +87,7 @@ mod tests {
         std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
     }
 
-    #[test]
-    fn no_seed_breaks_a_promise() {
-        let first = from_environment("KEPPEL_SIMULATION_SEED").unwrap_or(0);
-        let count = from_environment("KEPPEL_SIMULATION_SEEDS").unwrap_or(50);
+    fn check_seeds(first: u64, count: u64) {
         let (mut operations, mut unknown) = (0, 0);
         for seed in first..first + count {
             let run = run(seed, None);
@@ -101,11 +99,25 @@ mod tests {
             if let Err(failure) = run.result {
                 panic!("seed {seed} failed; replay it with scripts/simulate --seed {seed}\n{failure:#?}");
             }
-            if count > 50 && ((seed - first) % 50 == 49 || seed == first + count - 1) {
+            if count > SEEDS && ((seed - first) % 50 == 49 || seed == first + count - 1) {
                 eprintln!("{} seeds, {operations} operations, {unknown} of them without an answer", seed - first + 1);
             }
         }
         assert!(operations > 0);
+    }
+
+    /// How many seeds each of the two tests runs, so that two processors share them.
+    const SEEDS: u64 = 25;
+
+    #[test]
+    fn no_seed_breaks_a_promise() {
+        let first = from_environment("KEPPEL_SIMULATION_SEED").unwrap_or(0);
+        check_seeds(first, from_environment("KEPPEL_SIMULATION_SEEDS").unwrap_or(SEEDS));
+    }
+
+    #[test]
+    fn no_seed_of_the_next_ones_breaks_a_promise() {
+        check_seeds(SEEDS, SEEDS);
     }
 
     #[test]

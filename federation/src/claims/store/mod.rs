@@ -18,11 +18,9 @@ mod tests;
 pub use database::StoreError;
 pub(super) use database::{Database, open};
 pub(super) use image::Image;
-#[cfg(test)]
-pub(super) use log::decode_entry;
-pub(super) use log::{LogReader, LogStore, encode_entry};
+pub(super) use log::{LogReader, LogStore, decode_entry, encode_entry};
 pub(super) use machine::{Machine, load_current};
 pub(super) use schema::{MetaKey, open_connection, read_meta, write_meta};
 
 /// The name of the database within the data directory.
-pub(super) const DATABASE_NAME: &str = "federation.db";
+pub(crate) const DATABASE_NAME: &str = "federation.db";

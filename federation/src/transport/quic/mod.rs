@@ -13,6 +13,7 @@ mod accept;
 mod channels;
 mod dial;
 mod endpoint;
+mod exchange;
 mod failure;
 mod metrics;
 mod options;
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quinn::{Connection, ReadError, RecvStream, SendDatagramError, SendStream, WriteError};
+use quinn::{Connection, RecvStream, SendDatagramError, SendStream};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,7 +44,7 @@ use self::tls::{Admitted, Purpose, Tls};
 use super::{Channel, Handler, Transport, TransportError};
 use crate::identity::NodeKey;
 use crate::vocabulary::NodeId;
-use crate::wire::{Answer, AnswerDecoder, Hello, VersionRange, WireError, encode_request_head};
+use crate::wire::VersionRange;
 
 /// How long a shutdown waits for the other sides to hear of it.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -335,51 +336,10 @@ impl Shared {
         }
         self.peers.disconnected(node, &first);
         let second = self.connection(node).await?;
-        second.open_bi().await.map_err(|e| request_error(node, &e))
-    }
-
-    async fn exchange(
-        &self,
-        node: NodeId,
-        mut send: SendStream,
-        mut receive: RecvStream,
-        channel: Channel,
-        request: &[u8],
-    ) -> Result<Bytes, TransportError> {
-        let unreachable = |cause: String| TransportError::Unreachable { node, cause };
-        _ = send.set_priority(channels::priority(channel));
-        let hello = Hello { versions: self.versions, channel: channels::number(channel) };
-        let write = async {
-            send.write_all(&encode_request_head(&hello, request.len())).await?;
-            send.write_all(request).await
-        };
-        match write.await {
-            Ok(()) => _ = send.finish(),
-            // It has seen enough to answer.
-            Err(WriteError::Stopped(_)) => {}
-            Err(WriteError::ConnectionLost(e)) => return Err(request_error(node, &e)),
-            Err(e) => return Err(unreachable(e.to_string())),
-        }
-        let mut decoder = AnswerDecoder::new(channels::limits(channel).answer_bytes);
-        loop {
-            match receive.read_chunk(PIECE_BYTES, true).await {
-                Ok(Some(piece)) => decoder.push(&piece.bytes).map_err(|e| answer_error(node, e))?,
-                Ok(None) => break,
-                Err(ReadError::ConnectionLost(e)) => return Err(request_error(node, &e)),
-                Err(e) => return Err(unreachable(e.to_string())),
-            }
-        }
-        match decoder.finish().map_err(|e| answer_error(node, e))? {
-            Answer::Accepted(body) => Ok(body),
-            Answer::Refused(reason) => Err(TransportError::Refused { node, reason }),
-        }
-    }
-}
-
-fn answer_error(node: NodeId, error: WireError) -> TransportError {
-    match error {
-        WireError::TooLarge { size_bytes, limit_bytes } => TransportError::TooLarge { size_bytes, limit_bytes },
-        other => TransportError::Unreachable { node, cause: format!("its answer is not valid: {other}") },
+        second.open_bi().await.map_err(|e| {
+            let (cause, refused) = failure::describe(&e);
+            dial_error(node, cause, refused)
+        })
     }
 }
 

@@ -1,0 +1,13 @@
+//! The federation as its operators and its clients meet it: real processes, the commands, the words, the bad days.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod commands;
+mod dev;
+mod growth;
+mod kills;
+mod network;
+mod partitions;
+mod region;
+mod witness;
