@@ -1,6 +1,7 @@
 //! A long line: passes UDP packets on to an address, and the answers back, each some time later and in order.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,11 +25,14 @@ pub async fn spawn(target: SocketAddr, one_way: Duration) -> io::Result<SocketAd
         let mut lines: HashMap<SocketAddr, mpsc::Sender<Packet>> = HashMap::new();
         let mut buffer = vec![0; PACKET_MAX];
         while let Ok((size, from)) = near.recv_from(&mut buffer).await {
-            if !lines.contains_key(&from) {
-                let Ok(line) = open_line(near.clone(), from, target, one_way).await else { continue };
-                lines.insert(from, line);
-            }
-            let _ = lines[&from].try_send((Instant::now() + one_way, buffer[..size].to_vec()));
+            let line = match lines.entry(from) {
+                Entry::Occupied(line) => line.into_mut(),
+                Entry::Vacant(place) => match open_line(near.clone(), from, target, one_way).await {
+                    Ok(line) => place.insert(line),
+                    Err(_) => continue,
+                },
+            };
+            let _ = line.try_send((Instant::now() + one_way, buffer[..size].to_vec()));
         }
     });
     Ok(address)

@@ -175,6 +175,12 @@ impl RaftNetwork<Types> for Way {
             sent = self.send_snapshot(vote, snapshot) => match sent {
                 Ok(vote) => Ok(SnapshotResponse::new(vote)),
                 Err(cause @ TransportError::Timeout { .. }) => Err(NetworkError::new(&cause).into()),
+                // After the other kind of error the library waits, with a random tie-break.
+                #[cfg(test)]
+                Err(cause) if self.network.waits_itself => {
+                    tokio::time::sleep(self.network.heartbeat_interval).await;
+                    Err(NetworkError::new(&cause).into())
+                }
                 Err(cause) => Err(StreamingError::Unreachable(Unreachable::new(&cause))),
             },
         }

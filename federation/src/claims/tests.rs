@@ -167,9 +167,9 @@ async fn three_regions_vote_together_and_any_node_takes_commands() {
     let nodes = federation(&network, directory.path(), 3).await;
     voters_become(&nodes, 3).await;
     for (number, node) in (1..).zip(&nodes) {
-        let won = decided(&node, claim(&format!("acme{number}"), number)).await;
+        let won = decided(node, claim(&format!("acme{number}"), number)).await;
         assert!(matches!(won.outcome, Outcome::Won { .. }), "{won:?}");
-        let taken = decided(&node, claim("acme1", 2)).await.outcome;
+        let taken = decided(node, claim("acme1", 2)).await.outcome;
         assert!(matches!(&taken, Outcome::Taken { node, .. } if *node == node_id(1)) || number == 1, "{taken:?}");
     }
     let seen = loop {

@@ -32,7 +32,8 @@ pub struct Faults {
     pub delay: RangeInclusive<Duration>,
     /// The chance that a message is lost, 0 to 1.
     pub loss: f64,
-    /// The chance that a request arrives twice, 0 to 1.
+    /// The chance that a request arrives twice, 0 to 1. A command never does, as on a QUIC stream: whoever refused the
+    /// first copy would not know that a second one comes when things have changed.
     pub duplication: f64,
 }
 
@@ -168,7 +169,7 @@ impl MemoryTransport {
         if there.lost {
             return std::future::pending().await;
         }
-        if let Some(delay) = there.double {
+        if let Some(delay) = there.double.filter(|_| channel != Channel::Command) {
             let (network, from, request) = (self.network.clone(), self.node, request.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(delay).await;

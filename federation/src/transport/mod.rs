@@ -101,7 +101,8 @@ pub trait Transport: Send + Sync + 'static {
     /// Starts delivering requests and datagrams to `handler`. Called once.
     fn serve(&self, handler: Arc<dyn Handler>);
 
-    /// Sends one request and waits for its answer, at most `deadline`.
+    /// Sends one request and waits for its answer, at most `deadline`. It arrives once at most; one on
+    /// [`Channel::Consensus`] may arrive twice.
     ///
     /// Cancel safety: dropping the future abandons the request; whether it was carried out is then unknown.
     ///
