@@ -12,7 +12,7 @@ use http::{
 };
 use keppel_federation::vocabulary::{AccountName, RepositoryName, TenantId};
 
-use super::{error::ApiError, serve::Peer, service::ApiState};
+use super::{error::ApiError, host::Place, serve::Peer, service::ApiState};
 use crate::auth::{Access, AuthError, Caller, Challenge, ChallengeError, Right};
 
 pub(crate) use crate::auth::Action;
@@ -38,6 +38,7 @@ pub(crate) struct Visitor<'a> {
     state: &'a ApiState,
     headers: &'a HeaderMap,
     uri: &'a Uri,
+    place: Place,
     caller: Caller,
     address: IpAddr,
 }
@@ -46,7 +47,7 @@ impl<'a> Visitor<'a> {
     /// Tells who a request comes from, as far as memory goes. `None`: not known without work, or refused.
     pub(crate) fn recall(state: &'a ApiState, headers: &'a HeaderMap, uri: &'a Uri, peer: &Peer) -> Option<Self> {
         let caller = state.auth().recall(authorization(headers).ok()?)?.ok()?;
-        Some(Self { state, headers, uri, caller, address: address(peer) })
+        Some(Self { state, headers, uri, place: place(state, headers, uri), caller, address: address(peer) })
     }
 
     /// Tells who a request comes from.
@@ -65,7 +66,9 @@ impl<'a> Visitor<'a> {
             Err(error) => Err(error),
         };
         match caller {
-            Ok(caller) => Ok(Self { state, headers, uri, caller, address: address(peer) }),
+            Ok(caller) => {
+                Ok(Self { state, headers, uri, place: place(state, headers, uri), caller, address: address(peer) })
+            }
             Err(error) => {
                 let invalid = matches!(error, AuthError::Token(_)).then_some(ChallengeError::InvalidToken);
                 let challenge = challenge(state, headers, uri, scope, invalid);
@@ -88,7 +91,7 @@ impl<'a> Visitor<'a> {
             Scope::Catalog => self.caller.may_list() && !self.is_anonymous(),
             Scope::Api { .. } => !self.is_anonymous(),
             Scope::Repository { name, action } => {
-                let repository = self.state.registry().parse_repository(name);
+                let repository = self.place.parse(self.state, name);
                 self.may(&repository.map_err(|error| ApiError::name_invalid(&error))?, action)
             }
         };
@@ -101,6 +104,19 @@ impl<'a> Visitor<'a> {
             }
             (false, false, false) => Err(ApiError::denied()),
         }
+    }
+
+    /// Reads a repository's name as it is written at the host that was asked.
+    ///
+    /// # Errors
+    /// When it is no name.
+    pub(crate) fn parse(&self, name: &str) -> Result<RepositoryName, ApiError> {
+        self.place.parse(self.state, name).map_err(|error| ApiError::name_invalid(&error))
+    }
+
+    /// The account that the host stands for, within which names are.
+    pub(crate) fn account(&self) -> Option<&AccountName> {
+        self.place.account()
     }
 
     /// What may be done in a repository.
@@ -147,6 +163,10 @@ impl<'a> Visitor<'a> {
     }
 }
 
+fn place(state: &ApiState, headers: &HeaderMap, uri: &Uri) -> Place {
+    Place::of(&state.options().public_hosts, headers, uri)
+}
+
 fn authorization(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
     let header = headers.get(AUTHORIZATION);
     let text = header.map(|value| value.to_str().map_err(|_| AuthError::BadHeader("it is not ASCII")));
@@ -177,7 +197,12 @@ fn challenge(
                 Action::Push => "pull,push",
                 Action::Delete => "delete",
             };
-            Some(format!("repository:{name}:{actions}"))
+            // A token endpoint elsewhere does not know what this host stands for.
+            let place = place(state, headers, uri);
+            match (&state.options().token_url, place.account()) {
+                (Some(_), Some(account)) => Some(format!("repository:{account}/{name}:{actions}")),
+                _ => Some(format!("repository:{name}:{actions}")),
+            }
         }
     };
     let realm = token_url(state, headers, uri);

@@ -9,6 +9,7 @@
 //! | `keppel` | the registry's own API below `/keppel/v1`: accounts and what belongs to them |
 //! | `token` | where clients get their tokens, below `/keppel/v1` |
 //! | `error` | the one table from errors to status and code |
+//! | `host` | which account a request is about by the name of its host |
 //! | `health`, `metrics` | `/health/live`, `/health/ready`, `/metrics` |
 //!
 //! Deliberately absent: rules about content (the registry has them). A request for `/v2/` is dispatched by hand, before
@@ -22,6 +23,7 @@ mod body;
 mod distribution;
 mod error;
 mod health;
+mod host;
 mod keppel;
 mod metrics;
 mod options;

@@ -11,6 +11,8 @@ pub struct ApiOptions {
     pub tags_per_push_max: usize,
     /// The URL of the token endpoint as clients reach it; without one, it is made of the host they spoke to.
     pub token_url: Option<String>,
+    /// Names of hosts, in lower case; a name below one of them stands for an account.
+    pub public_hosts: Vec<String>,
 }
 
 impl Default for ApiOptions {
@@ -20,6 +22,7 @@ impl Default for ApiOptions {
             upload_chunk_min_bytes: 1024 * 1024,
             tags_per_push_max: 100,
             token_url: None,
+            public_hosts: Vec::new(),
         }
     }
 }

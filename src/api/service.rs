@@ -22,9 +22,11 @@ use tower::ServiceExt as _;
 
 use super::{
     ApiOptions,
+    access::TOKEN_PATH,
     body::Body,
     distribution,
     error::ApiError,
+    host::Place,
     metrics::{RequestMetrics, Route},
     request_id::{self, X_REQUEST_ID},
     serve::Peer,
@@ -164,7 +166,18 @@ impl hyper::service::Service<Request<Incoming>> for ApiService {
             *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             return Reply::Ready(Some(exchange.finish(response)));
         }
-        if path.starts_with("/v2/") || path == "/v2" {
+        let is_content = path.starts_with("/v2/") || path == "/v2";
+        match Place::of(&self.state.options().public_hosts, request.headers(), request.uri()) {
+            Place::Whole => {}
+            // The host of an account serves its content and the tokens for it.
+            Place::Account(_) if is_content || path == TOKEN_PATH => {}
+            Place::Account(_) | Place::Nowhere => {
+                let exchange = Exchange::begin(&self.state, &self.peer, request_id, started, Route::Other, &request);
+                let response = ApiError::no_such_endpoint().into_response(&exchange.request_id);
+                return Reply::Ready(Some(exchange.finish(response)));
+            }
+        }
+        if is_content {
             if let Some(response) = distribution::answer_from_memory(&self.state, &self.peer, &request) {
                 return Reply::Ready(Some(self.finish_now(response, request_id, started, &request)));
             }

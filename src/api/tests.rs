@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod guarded;
+mod matrix;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -111,6 +112,17 @@ impl Node {
     }
 
     fn start_guarded(server: ServerOptions, driver: Arc<dyn AuthDriver>, records: Arc<MemoryRecords>) -> Self {
+        let options = ApiOptions { server, ..ApiOptions::default() };
+        Self::start_with_book(options, driver, records, Arc::new(NoAccounts))
+    }
+
+    fn start_with_book(
+        options: ApiOptions,
+        driver: Arc<dyn AuthDriver>,
+        records: Arc<MemoryRecords>,
+        book: Arc<dyn AccountBook>,
+    ) -> Self {
+        let api_options = options;
         let directory = tempfile::tempdir().unwrap();
         let metadata = Metadata::open(&directory.path().join("metadata.db"), &MetadataOptions::default()).unwrap();
         let storage = Storage::filesystem(FilesystemOptions::new(directory.path().join("storage"))).unwrap();
@@ -129,10 +141,11 @@ impl Node {
         let tokens = Tokens::new(TokenOptions::default(), keys, records.clone(), clock.clone());
         let auth = Auth::new(&AuthOptions::default(), driver, records, tokens, clock);
         let listen = vec![Listen::plain(([127, 0, 0, 1], 0).into())];
-        let options = ApiOptions { server: ServerOptions { listen, ..server }, ..Default::default() };
+        let server = ServerOptions { listen, ..api_options.server };
+        let options = ApiOptions { server, ..api_options };
         let shutdown = CancellationToken::new();
         let prometheus = PrometheusBuilder::new().build_recorder().handle();
-        let accounts = Accounts::new(registry, Arc::new(NoAccounts));
+        let accounts = Accounts::new(registry, book);
         let server = spawn(options, accounts, auth, prometheus, shutdown.clone()).unwrap();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { server, shutdown, client, _directory: directory }

@@ -66,7 +66,7 @@ fn build(config: &Config, records: Arc<FederationRecords>) -> Result<(Auth, Opti
     let open_keys = || KeyRing::open(&config.node.data.join(KEY_FILE), config.key_options(), clock.now());
     let (driver, htpasswd, keys): (Arc<dyn AuthDriver>, _, _) = match (config.auth.driver, &config.auth.htpasswd_file) {
         (AuthDriverName::Htpasswd, Some(path)) => {
-            let driver = Arc::new(HtpasswdDriver::open(path, hasher)?);
+            let driver = Arc::new(HtpasswdDriver::open(path, hasher, config.auth.htpasswd_grants.clone())?);
             (driver.clone(), Some(driver), open_keys()?)
         }
         (AuthDriverName::Local, _) => {

@@ -5,8 +5,10 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 
+use super::grants::authority_of;
 use super::{
-    ActionSet, AuthDriver, AuthError, Authority, Credentials, Identity, Login, PasswordHasher, Standing, UserName,
+    ActionSet, AuthDriver, AuthError, Authority, Credentials, HtpasswdGrant, Identity, Login, PasswordHasher, Standing,
+    UserName,
 };
 
 /// The largest file that is read, in bytes.
@@ -17,10 +19,12 @@ const COST_MAX: u32 = 16;
 /// What tells one state of the file from another: modification time and length.
 type Stamp = (SystemTime, u64);
 
-/// Users of a bcrypt password file, as the plain Docker registry has it: who is in the file may do everything.
+/// Users of a bcrypt password file, as the plain Docker registry has it. What they may do is granted by the configuration
+/// and by the policies of accounts.
 pub struct HtpasswdDriver {
     path: PathBuf,
     hasher: PasswordHasher,
+    grants: Vec<HtpasswdGrant>,
     users: RwLock<Arc<Users>>,
     standing_of_nobody: Arc<Standing>,
 }
@@ -68,9 +72,9 @@ impl HtpasswdDriver {
     ///
     /// # Errors
     /// [`HtpasswdError`].
-    pub fn open(path: &Path, hasher: PasswordHasher) -> Result<Self, HtpasswdError> {
-        let users = RwLock::new(Arc::new(read(path)?));
-        Ok(Self { path: path.to_owned(), hasher, users, standing_of_nobody: Arc::default() })
+    pub fn open(path: &Path, hasher: PasswordHasher, grants: Vec<HtpasswdGrant>) -> Result<Self, HtpasswdError> {
+        let users = RwLock::new(Arc::new(read(path, &grants)?));
+        Ok(Self { path: path.to_owned(), hasher, grants, users, standing_of_nobody: Arc::default() })
     }
 
     /// Reads the file and sees whether [`Self::open`] could use it. Blocks.
@@ -78,7 +82,7 @@ impl HtpasswdDriver {
     /// # Errors
     /// [`HtpasswdError`].
     pub fn check(path: &Path) -> Result<(), HtpasswdError> {
-        read_hashes(path).map(|_| ())
+        read_hashes(path, &[]).map(|_| ())
     }
 
     /// Reads the file again when it has changed. Blocks; called every few seconds. A file that cannot be read changes
@@ -90,7 +94,7 @@ impl HtpasswdDriver {
         if stamp_of(&self.path).ok() == self.users().seen {
             return Ok(false);
         }
-        let fresh = Arc::new(read(&self.path)?);
+        let fresh = Arc::new(read(&self.path, &self.grants)?);
         *self.users.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(true)
     }
@@ -105,26 +109,27 @@ fn stamp_of(path: &Path) -> std::io::Result<Stamp> {
     Ok((metadata.modified()?, metadata.len()))
 }
 
-fn read(path: &Path) -> Result<Users, HtpasswdError> {
-    let (hashes, seen) = read_hashes(path)?;
+fn read(path: &Path, grants: &[HtpasswdGrant]) -> Result<Users, HtpasswdError> {
+    let (hashes, seen) = read_hashes(path, grants)?;
     let costs = hashes.values().filter_map(|entry| entry.hash.parse::<bcrypt::HashParts>().ok());
     let cost = costs.map(|parts| parts.get_cost()).max().unwrap_or(4);
     let nobody = bcrypt::hash(rand::random::<[u8; 16]>(), cost).unwrap_or_default();
     Ok(Users { hashes, nobody, seen: Some(seen) })
 }
 
-fn read_hashes(path: &Path) -> Result<(HashMap<UserName, Entry>, Stamp), HtpasswdError> {
+fn read_hashes(path: &Path, grants: &[HtpasswdGrant]) -> Result<(HashMap<UserName, Entry>, Stamp), HtpasswdError> {
     let io = |source| HtpasswdError::Io { path: path.to_owned(), source };
     let seen = stamp_of(path).map_err(io)?;
     if seen.1 > FILE_BYTES_MAX {
         return Err(io(std::io::Error::other(format!("it has more than {FILE_BYTES_MAX} bytes"))));
     }
     let text = std::fs::read_to_string(path).map_err(io)?;
-    let hashes = parse(&text).map_err(|(line, reason)| HtpasswdError::Line { path: path.to_owned(), line, reason })?;
+    let hashes =
+        parse(&text, grants).map_err(|(line, reason)| HtpasswdError::Line { path: path.to_owned(), line, reason })?;
     Ok((hashes, seen))
 }
 
-fn parse(text: &str) -> Result<HashMap<UserName, Entry>, (usize, String)> {
+fn parse(text: &str, grants: &[HtpasswdGrant]) -> Result<HashMap<UserName, Entry>, (usize, String)> {
     let mut hashes = HashMap::new();
     for (at, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -135,7 +140,7 @@ fn parse(text: &str) -> Result<HashMap<UserName, Entry>, (usize, String)> {
         let (name, hash) = line.split_once(':').ok_or_else(|| refuse("it is not name:hash".into()))?;
         let name = UserName::parse(name).map_err(|error| refuse(error.to_string()))?;
         check_hash(hash).map_err(refuse)?;
-        let entry = Entry { hash: hash.to_owned(), standing: Arc::new(standing(hash)) };
+        let entry = Entry { hash: hash.to_owned(), standing: Arc::new(standing(hash, authority_of(&name, grants))) };
         if hashes.insert(name, entry).is_some() {
             return Err(refuse("the name is there twice".into()));
         }
@@ -153,14 +158,10 @@ fn check_hash(hash: &str) -> Result<(), String> {
 }
 
 /// The epoch of a user is a part of the hash of their line: a new password ends all tokens.
-fn standing(hash: &str) -> Standing {
+fn standing(hash: &str, authority: Authority) -> Standing {
     let digest = blake3::hash(hash.as_bytes());
     let [a, b, c, d, e, f, ..] = *digest.as_bytes();
-    Standing {
-        authority: Authority::operator(),
-        epoch: u64::from_le_bytes([a, b, c, d, e, f, 0, 0]),
-        credentials: Vec::new(),
-    }
+    Standing { authority, epoch: u64::from_le_bytes([a, b, c, d, e, f, 0, 0]), credentials: Vec::new() }
 }
 
 #[async_trait]
@@ -211,7 +212,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("htpasswd");
         std::fs::write(&path, format!("# people\n\n{}{}", line("alice", "one"), line("bob", "two"))).unwrap();
-        let driver = HtpasswdDriver::open(&path, quick_hasher()).unwrap();
+        let driver = HtpasswdDriver::open(&path, quick_hasher(), vec!["alice=operator".parse().unwrap()]).unwrap();
         let login = async |username: &str, password: &str| {
             driver.authenticate(&Credentials::new(username, password).unwrap()).await.map(|login| login.identity)
         };
@@ -221,7 +222,11 @@ mod tests {
             assert_eq!(login(username, password).await, Err(AuthError::InvalidCredentials));
         }
         let before = driver.standing(&alice).unwrap();
-        assert!(before.authority.operator && !driver.standing(&Identity::Anonymous).unwrap().authority.operator);
+        assert!(before.authority.operator);
+        for other in [Identity::Anonymous, Identity::from_username("bob").unwrap()] {
+            let authority = &driver.standing(&other).unwrap().authority;
+            assert!(!authority.operator && authority.roles.is_empty(), "{other:?} is nothing by office");
+        }
         assert!(!driver.reload().unwrap());
         std::fs::write(&path, format!("{}{}", line("alice", "three"), line("carol", "longer-than-before"))).unwrap();
         std::fs::File::open(&path)
@@ -246,10 +251,10 @@ mod tests {
             ("a b:$2y$05$x", 1, "user name"),
             ("alice:$2y$31$Xm2UaUBbHTcqkDR3MzVEIeHo3d9tbBh3E6WJ0m2JQOXvDnWKNuBBq", 1, "cost"),
         ] {
-            let (line, error) = parse(text).unwrap_err();
+            let (line, error) = parse(text, &[]).unwrap_err();
             assert!(line == number && error.contains(reason), "{text}: {line} {error}");
         }
         let twice = line("a", "x").repeat(2);
-        assert_eq!(parse(&twice).unwrap_err().0, 2);
+        assert_eq!(parse(&twice, &[]).unwrap_err().0, 2);
     }
 }

@@ -6,6 +6,7 @@
 //! | `records`, `user`, `robot` | what all regions share about them, as documents |
 //! | `people` | making, changing and removing users and robots |
 //! | `driver`, `open`, `htpasswd`, `local` | from credentials to an identity |
+//! | `grants` | what the users of a password file are by office |
 //! | `password`, `verdicts` | slow hashes off the async threads; verdicts remembered for a short while |
 //! | `scope`, `flow`, `challenge` | Docker's token flow, without HTTP |
 //! | `keys`, `token` | signing, verifying, rotating, revoking |
@@ -23,6 +24,7 @@ mod challenge;
 mod driver;
 mod error;
 mod flow;
+mod grants;
 mod htpasswd;
 mod identity;
 mod keys;
@@ -46,6 +48,7 @@ pub use challenge::{Challenge, ChallengeError};
 pub use driver::{AuthDriver, Credentials, Login, Standing};
 pub use error::{AuthError, DocumentError, KeyError, TokenError};
 pub use flow::{Grant, TokenRequest, TokenResponse};
+pub use grants::HtpasswdGrant;
 pub use htpasswd::{HtpasswdDriver, HtpasswdError};
 pub use identity::{Identity, NameError, RobotName, UserName};
 pub use keys::{IssuerKeyDocument, KeyOptions, KeyRing};

@@ -21,6 +21,15 @@ pub enum Role {
 impl Role {
     /// All of them, from the lowest.
     pub const ALL: [Self; 3] = [Self::Viewer, Self::Editor, Self::Admin];
+
+    /// Its name in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Editor => "editor",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// What can be done with a tenant and its accounts, apart from images.

@@ -108,6 +108,10 @@ fn check_auth(config: &Config, origin: &impl Fn(&str) -> Origin, problems: &mut 
         (AuthDriverName::Htpasswd, Some(path)) => {
             if let Err(message) = files::check_htpasswd(path) {
                 refuse("auth.htpasswd_file", message);
+            } else if auth.htpasswd_grants.is_empty() {
+                let message = "it is empty, so that nobody could ever do anything: name an operator, or write \
+                               \"*=operator\" to let every user of the password file do everything";
+                refuse("auth.htpasswd_grants", message.to_owned());
             }
         }
         (AuthDriverName::Open | AuthDriverName::Local, _) => {}

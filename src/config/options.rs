@@ -190,6 +190,7 @@ impl Config {
             upload_chunk_min_bytes: http.upload_chunk_min.0,
             tags_per_push_max: http.tags_per_push_max,
             token_url: self.auth.token_url.clone(),
+            public_hosts: http.public_hosts.iter().map(|host| host.0.clone()).collect(),
         }
     }
 }

@@ -7,9 +7,10 @@ use keppel_federation::membership::seeds::Seed;
 use keppel_federation::vocabulary::{AccountName, Region};
 
 use crate::api::serve::ListenAddress;
+use crate::auth::HtpasswdGrant;
 
 use super::table::{Assembler, Key, Section, sections};
-use super::value::{ByteSize, UdpAddress, choice};
+use super::value::{ByteSize, HostName, UdpAddress, choice};
 
 choice! {
     /// Where blobs are kept.
@@ -26,7 +27,7 @@ choice! {
     AuthDriverName: "an auth driver: write \"open\", \"htpasswd\" or \"local\"" {
         /// Everybody may do everything.
         Open = "open",
-        /// Users of a password file may do everything.
+        /// Users of a password file.
         Htpasswd = "htpasswd",
         /// Users and robots that all regions share.
         Local = "local",
@@ -62,6 +63,10 @@ sections! {
         /// Addresses to listen on, as IP address and port (`[::]:5000` is every address of this machine) or as
         /// "unix:" and a path.
         listen: Vec<ListenAddress> = ["127.0.0.1:5000"];
+        /// Names under which clients reach this registry, such as "registry.example.org". acme.registry.example.org then
+        /// stands for the account acme: names of repositories are those within it, which lets an account be the mirror
+        /// of a Docker daemon.
+        public_hosts: Vec<HostName> = [];
         /// The certificate chain in PEM; with it, all TCP addresses serve HTTPS. Set both it and the key, or neither.
         tls_certificate: Option<PathBuf> = "", example "tls/certificate.pem";
         /// The private key in PEM.
@@ -94,12 +99,17 @@ sections! {
 
     /// Who may do what.
     auth: AuthSettings {
-        /// "open": everybody may do everything. "htpasswd": the users of a bcrypt password file may do everything,
-        /// nobody else anything. "local": users and robots that all regions share, made with `keppel user add` and
-        /// `keppel robot add`; what they may do is decided by their roles and by the policies of accounts.
+        /// "open": everybody may do everything. "htpasswd": the users of a bcrypt password file; what they may do is
+        /// decided by htpasswd_grants and by the policies of accounts. "local": users and robots that all regions
+        /// share, made with `keppel user add` and `keppel robot add`; what they may do is decided by their roles and by
+        /// the policies of accounts.
         driver: AuthDriverName = "open";
         /// The password file of the htpasswd driver, made with `htpasswd -B`. It is read again when it changes.
         htpasswd_file: Option<PathBuf> = "", example "/etc/keppel/htpasswd";
+        /// What the users of the password file are: "alice=operator", who may do everything, or "bob=acme:editor",
+        /// viewer, editor or admin of the accounts of an auth tenant. * is every user of the file. Accounts that a push
+        /// makes belong to the tenant "default". The htpasswd driver needs one at least.
+        htpasswd_grants: Vec<HtpasswdGrant> = [];
         /// The name of the service that goes into tokens. The same in all regions: their tokens are good for it only.
         service: String = "keppel";
         /// The URL of the token endpoint, where clients reach it by another host than that of their requests.

@@ -9,6 +9,7 @@ use keppel_federation::membership::seeds::Seed;
 use keppel_federation::vocabulary::{AccountName, Region};
 
 use crate::api::serve::ListenAddress;
+use crate::auth::HtpasswdGrant;
 
 /// A value that was read but has no type yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -258,6 +259,48 @@ impl Value for AccountName {
 
     fn to_toml(&self) -> String {
         quoted(self.as_str())
+    }
+}
+
+/// What the users of a password file are by office.
+impl Value for HtpasswdGrant {
+    fn expected() -> String {
+        "a grant: write \"<user>=operator\" or \"<user>=<auth tenant>:<role>\" with the role viewer, editor or admin; * is \
+         every user"
+            .to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        raw.text()?.parse().ok()
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+/// The name of a host, without a port, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostName(pub String);
+
+impl Value for HostName {
+    fn expected() -> String {
+        "the name of a host: write it without scheme and port, such as \"registry.example.org\"".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        let name = raw.text()?.to_ascii_lowercase();
+        let label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        (name.len() <= 253 && name.split('.').all(label)).then_some(Self(name))
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.0)
     }
 }
 

@@ -4,6 +4,9 @@
 mod harness;
 
 mod account_api;
+mod contents;
 mod logins;
 mod people;
+mod regions;
+mod rules;
 mod site;

@@ -5,7 +5,9 @@ use std::process::{Command, Output};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Server};
+use crate::harness::{Client, Server, images::sha256};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A server whose users are `root` (operator), `ada` (admin of `acme`), `ed` (editor), `vi` (viewer) and `stan`
 /// (nothing), all with the password `swordfish`.
@@ -39,7 +41,8 @@ impl Reply {
 
 impl Site {
     pub fn start() -> Self {
-        let server = Server::start_with_options(&["--set", "auth.driver=local"]);
+        let often = "registry.pull_times_interval=1s";
+        let server = Server::start_with_options(&["--set", "auth.driver=local", "--set", often]);
         let client = server.client();
         let site = Self { server, client };
         site.add_user("root", &["--operator"]);
@@ -107,6 +110,80 @@ impl Site {
     pub async fn put_account(&self, name: &str, user: &str, mut fields: Value) -> Reply {
         fields["auth_tenant_id"] = "acme".into();
         self.put(&format!("/keppel/v1/accounts/{name}"), user, json!({ "account": fields })).await
+    }
+
+    /// Pushes an image of one layer as `ed`; gives its digest, and the bytes of all that belongs to it.
+    pub async fn push(&self, repository: &str, tag: &str, config: Value, annotations: Value) -> (String, u64) {
+        let pushed = self.try_push(repository, tag, config, annotations).await;
+        pushed.unwrap_or_else(|refusal| panic!("{repository}:{tag}: {} {}", refusal.status, refusal.text))
+    }
+
+    /// The same where it may be refused.
+    pub async fn try_push(
+        &self,
+        repository: &str,
+        tag: &str,
+        config: Value,
+        annotations: Value,
+    ) -> Result<(String, u64), Reply> {
+        let (config, layer) = (config.to_string(), "a layer");
+        for blob in [&config, layer] {
+            let path = format!("/v2/{repository}/blobs/uploads/?digest={}", sha256(blob.as_bytes()));
+            let pushed = reply(self.request("POST", &path, "ed").body(blob.to_owned())).await;
+            if pushed.status != 201 {
+                return Err(pushed);
+            }
+        }
+        let descriptor = |kind: &str, blob: &str| {
+            json!({
+                "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": sha256(blob.as_bytes()),
+                "size": blob.len(),
+            })
+        };
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor("config.v1+json", &config),
+            "layers": [descriptor("layer.v1.tar", layer)], "annotations": annotations,
+        });
+        let digest = self.put_manifest(repository, tag, manifest.to_string()).await?;
+        Ok((digest, (config.len() + layer.len() + manifest.to_string().len()) as u64))
+    }
+
+    /// Pushes something without layers that is about a manifest; gives its digest.
+    pub async fn push_about(&self, repository: &str, subject: &str, artifact_type: &str) -> String {
+        let config = "{}";
+        let path = format!("/v2/{repository}/blobs/uploads/?digest={}", sha256(config.as_bytes()));
+        reply(self.request("POST", &path, "ed").body(config)).await.expect(201, "");
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": artifact_type, "layers": [],
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": sha256(b"{}"), "size": 2},
+            "subject": {"mediaType": MANIFEST, "digest": subject, "size": 1},
+        })
+        .to_string();
+        let digest = sha256(manifest.as_bytes());
+        match self.put_manifest(repository, &digest, manifest).await {
+            Ok(digest) => digest,
+            Err(refusal) => panic!("{}", refusal.text),
+        }
+    }
+
+    async fn put_manifest(&self, repository: &str, reference: &str, manifest: String) -> Result<String, Reply> {
+        let digest = sha256(manifest.as_bytes());
+        let request = self.request("PUT", &format!("/v2/{repository}/manifests/{reference}"), "ed");
+        let put = reply(request.header("content-type", MANIFEST).body(manifest)).await;
+        if put.status == 201 { Ok(digest) } else { Err(put) }
+    }
+
+    /// Asks as `vi` until the answer is as it is to be.
+    pub async fn until(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let begun = std::time::Instant::now();
+        loop {
+            let found = self.ask("GET", path, "vi").await.json();
+            if holds(&found) {
+                return found;
+            }
+            assert!(begun.elapsed().as_secs() < 60, "{path} stays at {found}");
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
     }
 
     /// A token for scopes, as a JSON answer of the token endpoint.

@@ -58,7 +58,8 @@ impl Server {
         fs::write(&file, users.iter().map(line).collect::<String>()).expect("a file can be written");
         let data = home.path().join("data");
         let file = format!("auth.htpasswd_file={}", file.display());
-        Server::start_with(home, data, &["--set", "auth.driver=htpasswd", "--set", &file])
+        let grants = "auth.htpasswd_grants=*=operator";
+        Server::start_with(home, data, &["--set", "auth.driver=htpasswd", "--set", &file, "--set", grants])
     }
 
     fn start_with(home: TempDir, data: PathBuf, options: &[&str]) -> Server {

@@ -13,4 +13,5 @@ mod docker;
 mod large;
 mod login;
 mod podman;
+mod roles;
 mod skopeo;

@@ -6,7 +6,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION},
 };
-use keppel_federation::vocabulary::{Reference, Tag};
+use keppel_federation::vocabulary::{AccountName, Reference, Tag};
 
 use super::{Answer, CONTENT_DIGEST, Call, conditional, empty, parse_reference, set};
 use crate::{
@@ -26,15 +26,21 @@ const MIN_LAYER_CREATED_AT: HeaderName = HeaderName::from_static("x-keppel-min-l
 const MAX_LAYER_CREATED_AT: HeaderName = HeaderName::from_static("x-keppel-max-layer-created-at");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
 
-/// A manifest that is in memory, by name and reference as written in the path.
-pub(super) fn get_from_memory(state: &ApiState, name: &str, reference: &str) -> Option<Arc<Manifest>> {
+/// A manifest that is in memory, by name and reference as written in the path, which may be below an account's own host.
+pub(super) fn get_from_memory(
+    state: &ApiState,
+    host: Option<&AccountName>,
+    name: &str,
+    reference: &str,
+) -> Option<Arc<Manifest>> {
     let registry = state.registry();
-    if name.contains('/') {
-        return registry.cached_manifest(name, reference);
-    }
-    // One component only: the name belongs to the default account. Joined on the stack, since this is the way of every
-    // pull from a registry that is used like that.
-    let account = state.default_account()?;
+    let account = match host {
+        Some(account) => account.as_str(),
+        None if name.contains('/') => return registry.cached_manifest(name, reference),
+        // One component only: the name belongs to the default account.
+        None => state.default_account()?,
+    };
+    // Joined on the stack, since this is the way of every pull from a registry that is used like that.
     let mut full = [0; 304];
     let end = account.len() + 1 + name.len();
     let target = full.get_mut(..end)?;

@@ -26,7 +26,7 @@ use keppel_federation::vocabulary::{Digest, Reference, RepositoryName};
 
 pub(super) use self::{path::decode as path_decode, query::Query};
 
-use self::path::Endpoint;
+pub(super) use self::path::Endpoint;
 use super::{
     access::{Action, Scope, Visitor},
     body::{Body, BodyEnd, RequestBody},
@@ -60,7 +60,7 @@ struct Call<'a> {
 impl Call<'_> {
     /// Reads a repository name as written in a path.
     fn repository(&self, name: &str) -> Result<RepositoryName, ApiError> {
-        self.state.registry().parse_repository(name).map_err(|error| ApiError::name_invalid(&error))
+        self.visitor.parse(name)
     }
 
     fn is_head(&self) -> bool {
@@ -103,7 +103,7 @@ pub(super) fn answer_from_memory(state: &ApiState, peer: &Peer, request: &Reques
     let Endpoint::Manifest { name, reference } = Endpoint::parse(request.uri().path())? else { return None };
     let visitor = Visitor::recall(state, request.headers(), request.uri(), peer)?;
     visitor.authorize(Scope::Repository { name, action: Action::Pull }).ok()?;
-    let manifest = manifests::get_from_memory(state, name, reference)?;
+    let manifest = manifests::get_from_memory(state, visitor.account(), name, reference)?;
     let mut response = manifests::respond(state, &manifest, request.headers(), is_head).ok()?;
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     Some(response)

@@ -30,6 +30,10 @@ pub(crate) enum Endpoint<'a> {
 }
 
 impl<'a> Endpoint<'a> {
+    /// How many kinds there are, for tests that list them.
+    #[cfg(test)]
+    pub(crate) const COUNT: usize = 8;
+
     /// Takes a decoded path apart, from its end, since a name may hold any of the words that follow it.
     pub(crate) fn parse(path: &'a str) -> Option<Self> {
         let rest = match path {

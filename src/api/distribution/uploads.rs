@@ -45,7 +45,7 @@ pub(super) async fn post(call: &Call<'_>, name: &str, body: RequestBody) -> Answ
 /// Tries to mount. A source that cannot be mounted from, for whatever reason, only means that the client has to upload.
 async fn mount(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Result<bool, ApiError> {
     let from = match call.query.get("from").filter(|from| !from.is_empty()) {
-        Some(from) => match call.state.registry().parse_repository(&from) {
+        Some(from) => match call.visitor.parse(&from) {
             Ok(from) if call.visitor.may(&from, Action::Pull) => Some(from),
             Ok(_) | Err(_) => return Ok(false),
         },

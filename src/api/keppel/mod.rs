@@ -24,7 +24,7 @@ use http::{
 };
 use serde_json::Value;
 
-use self::path::Endpoint;
+pub(super) use self::path::Endpoint;
 use super::{
     access::{Scope, Visitor},
     distribution::{Query, path_decode},

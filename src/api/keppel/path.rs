@@ -4,7 +4,7 @@ use crate::auth::Action;
 
 /// What a path below `/keppel/v1` names. The names are as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Endpoint<'a> {
+pub(in crate::api) enum Endpoint<'a> {
     /// `/keppel/v1/accounts`
     Accounts,
     /// `/keppel/v1/accounts/<name>`
@@ -32,6 +32,10 @@ pub(super) enum Endpoint<'a> {
 }
 
 impl<'a> Endpoint<'a> {
+    /// How many kinds there are, for tests that list them.
+    #[cfg(test)]
+    pub(in crate::api) const COUNT: usize = 12;
+
     /// Takes a decoded path apart.
     pub(super) fn parse(path: &'a str) -> Option<Self> {
         match path.strip_prefix("/keppel/v1/")? {
@@ -68,7 +72,7 @@ impl<'a> Endpoint<'a> {
     }
 
     /// The methods it knows, as the `Allow` header lists them.
-    pub(super) fn allow(self) -> &'static str {
+    pub(in crate::api) fn allow(self) -> &'static str {
         match self {
             Self::Accounts
             | Self::Peers

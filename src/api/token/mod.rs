@@ -9,12 +9,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
     header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde_json::json;
 
-use super::{access::address, serve::Peer, service::ApiState};
+use super::{access::address, host::Place, serve::Peer, service::ApiState};
 use crate::auth::{AuthError, Credentials, TokenRequest};
 
 /// The longest form, in bytes.
@@ -31,26 +31,30 @@ pub(super) async fn get(
     State(state): State<ApiState>,
     Extension(peer): Extension<Peer>,
     RawQuery(query): RawQuery,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Response {
+    let place = Place::of(&state.options().public_hosts, &headers, &uri);
     let request = basic(&headers).and_then(|basic| TokenRequest::from_query(&query.unwrap_or_default(), basic));
-    answer(&state, &peer, request).await
+    answer(&state, &peer, &place, request).await
 }
 
 /// `POST /keppel/v1/auth`: the same in OAuth2's form.
 pub(super) async fn post(
     State(state): State<ApiState>,
     Extension(peer): Extension<Peer>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    let place = Place::of(&state.options().public_hosts, &headers, &uri);
     let form = tokio::time::timeout(state.options().server.body_idle_timeout, to_bytes(body, FORM_BYTES_MAX)).await;
     let request = match form {
         Ok(Ok(form)) => basic(&headers).and_then(|basic| TokenRequest::from_form(&form, basic)),
         Ok(Err(_)) => Err(AuthError::BadRequest(format!("the form is broken or longer than {FORM_BYTES_MAX} bytes"))),
         Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the form did not arrive in time"),
     };
-    answer(&state, &peer, request).await
+    answer(&state, &peer, &place, request).await
 }
 
 fn basic(headers: &HeaderMap) -> Result<Option<Credentials>, AuthError> {
@@ -64,8 +68,8 @@ fn basic(headers: &HeaderMap) -> Result<Option<Credentials>, AuthError> {
     }
 }
 
-async fn answer(state: &ApiState, peer: &Peer, request: Result<TokenRequest, AuthError>) -> Response {
-    let resolve = |name: &str| state.registry().parse_repository(name).ok();
+async fn answer(state: &ApiState, peer: &Peer, place: &Place, request: Result<TokenRequest, AuthError>) -> Response {
+    let resolve = |name: &str| place.parse(state, name).ok();
     let issued = match request {
         Ok(request) => state.auth().issue(request, address(peer), resolve).await,
         Err(error) => Err(error),

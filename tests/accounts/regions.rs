@@ -1,0 +1,269 @@
+//! Three regions, each a process of its own: what is decided in one holds in the others.
+
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Client, images::sha256, process::Daemon, server::free_port},
+    site::{Reply, reply},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Within this time, what was decided in one region decides access in the others.
+const ONE_SECOND: Duration = Duration::from_secs(1);
+
+struct Region {
+    data: String,
+    settings: Vec<String>,
+    client: Client,
+    process: Daemon,
+}
+
+impl Region {
+    /// Starts a region and waits until its operator is answered.
+    fn start(folder: &Path, name: &str) -> Self {
+        let (port, http) = (free_port(), free_port());
+        let data = folder.join(name).display().to_string();
+        let settings = [
+            format!("federation.region={name}"),
+            format!("federation.listen=127.0.0.1:{port}"),
+            format!("federation.found={}", name == "eu"),
+            format!("federation.api_url=http://127.0.0.1:{http}"),
+            "federation.heartbeat_interval=150ms".into(),
+            "federation.election_timeout_min=750ms".into(),
+            "federation.election_timeout_max=1500ms".into(),
+            "auth.driver=local".into(),
+            "log.filter=warn".into(),
+        ];
+        let settings: Vec<String> = settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]).collect();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keppel"));
+        command.args(["serve", "--data", &data, "--listen", &format!("127.0.0.1:{http}")]).args(&settings);
+        let process = Daemon::start(&mut command, &folder.join(format!("{name}.log")), Duration::from_secs(20));
+        let client = Client::new(&format!("http://127.0.0.1:{http}"));
+        let region = Self { data, settings, client, process };
+        let begun = Instant::now();
+        while !region.run(&["federation", "members"]).status.success() {
+            assert!(begun.elapsed() < PATIENCE, "{name} does not answer its operator");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        region
+    }
+
+    /// Runs a command against this region.
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keppel"));
+        command.args(arguments).args(["--data", &self.data]);
+        if arguments[0] == "federation" {
+            command.args(&self.settings);
+        }
+        command.stdin(Stdio::null()).output().expect("the binary starts")
+    }
+
+    fn told(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("it prints text").trim_end().to_owned()
+    }
+
+    async fn ask(&self, method: &str, path: &str, user: (&str, &str), body: Option<Value>) -> Reply {
+        let request = self.client.request(method.parse().expect("a method"), path);
+        let request = if user.0.is_empty() { request } else { request.basic_auth(user.0, Some(user.1)) };
+        reply(match body {
+            Some(body) => request.body(body.to_string()),
+            None => request,
+        })
+        .await
+    }
+
+    async fn put_account(&self, name: &str, user: (&str, &str), mut fields: Value) -> Reply {
+        fields["auth_tenant_id"] = "acme".into();
+        let body = json!({ "account": fields });
+        self.ask("PUT", &format!("/keppel/v1/accounts/{name}"), user, Some(body)).await
+    }
+
+    async fn token(&self, user: (&str, &str), scope: &str) -> String {
+        let path = format!("/keppel/v1/auth?service=keppel&scope={scope}");
+        self.ask("GET", &path, user, None).await.json()["token"].as_str().expect("a token").to_owned()
+    }
+
+    async fn pull(&self, token: &str, repository: &str) -> u16 {
+        let path = format!("/v2/{repository}/tags/list");
+        reply(self.client.request(Method::GET, &path).bearer_auth(token)).await.status.as_u16()
+    }
+}
+
+/// Waits for an answer, and fails when it takes longer than it may.
+async fn within(limit: Duration, what: &str, holds: impl AsyncFn() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Three regions that vote.
+async fn federation(folder: &Path) -> [Region; 3] {
+    let regions = ["eu", "us", "ap"].map(|name| Region::start(folder, name));
+    for (joining, name) in [(1, "us"), (2, "ap")] {
+        let invitation = regions[0].told(&["federation", "invite", "--region", name]);
+        regions[joining].told(&["federation", "join", &invitation]);
+    }
+    within(PATIENCE, "three regions vote", async || {
+        regions.iter().all(|region| {
+            let status: Value = serde_json::from_str(&region.told(&["federation", "status", "--json"])).expect("JSON");
+            status["voters"].as_array().is_some_and(|voters| voters.len() == 3) && status["quorum"]["healthy"] == true
+        })
+    })
+    .await;
+    regions
+}
+
+#[tokio::test]
+async fn what_one_region_decides_holds_in_the_others_within_a_second() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [mut eu, us, ap] = federation(folder.path()).await;
+    let secret = eu.told(&["user", "add", "ada", "--role", "acme=admin"]);
+    let ada = ("ada", secret.as_str());
+    for region in [&us, &ap] {
+        within(ONE_SECOND, "a user can log in elsewhere", async || {
+            region.ask("GET", "/v2/", ada, None).await.status == 200
+        })
+        .await;
+    }
+    // An account, made in one region, is known in the others.
+    eu.put_account("acme-prod", ada, json!({})).await.expect(200, "");
+    for region in [&us, &ap] {
+        within(ONE_SECOND, "an account is known elsewhere", async || {
+            region.ask("GET", "/keppel/v1/accounts/acme-prod", ada, None).await.status == 200
+        })
+        .await;
+    }
+    // A policy, and a policy taken back.
+    let tags = "/v2/acme-prod/web/tags/list";
+    let nobody = ("", "");
+    let open = json!({"rbac_policies": [{"match_repository": "web", "permissions": ["anonymous_pull"]}]});
+    assert_eq!(us.ask("GET", tags, nobody, None).await.status, 401);
+    eu.put_account("acme-prod", ada, open).await.expect(200, "");
+    within(ONE_SECOND, "a policy opens", async || us.ask("GET", tags, nobody, None).await.status == 404).await;
+    eu.put_account("acme-prod", ada, json!({})).await.expect(200, "");
+    within(ONE_SECOND, "and closes", async || us.ask("GET", tags, nobody, None).await.status == 401).await;
+    // Settings are changed where the primary is.
+    us.put_account("acme-prod", ada, json!({})).await.expect(409, "claimed by region eu");
+    us.ask("DELETE", "/keppel/v1/accounts/acme-prod", ada, None).await.expect(409, "claimed by region eu");
+    // A quota travels too.
+    eu.told(&["user", "add", "root", "--operator"]);
+    let root = ("root", &*eu.told(&["user", "password", "root"]));
+    within(ONE_SECOND, "the operator can log in", async || us.ask("GET", "/v2/", root, None).await.status == 200).await;
+    let quota = Some(json!({"manifests": {"quota": 7}}));
+    us.ask("PUT", "/keppel/v1/quotas/acme", root, quota).await.expect(200, "");
+    within(ONE_SECOND, "a quota is known elsewhere", async || {
+        ap.ask("GET", "/keppel/v1/quotas/acme", root, None).await.json()["manifests"]["quota"] == 7
+    })
+    .await;
+
+    // Two regions race for a name: one has it, the other is told who.
+    for round in 0..5 {
+        let name = format!("race-{round}");
+        let (first, second) =
+            tokio::join!(us.put_account(&name, ada, json!({})), ap.put_account(&name, ada, json!({})));
+        let (won, lost) = if first.status == 200 { (&first, &second) } else { (&second, &first) };
+        won.expect(200, "");
+        let winner = if first.status == 200 { "us" } else { "ap" };
+        lost.expect(409, &format!("account {name} is claimed by region {winner}"));
+    }
+
+    // Tokens of a region are good elsewhere, even when it is down; a revoked user is refused everywhere.
+    let token = eu.token(ada, "repository:acme-prod/web:pull").await;
+    let digest = sha256(b"{}");
+    let push = format!("/v2/race-0/web/blobs/uploads/?digest={digest}");
+    let _ = (us.ask("POST", &push, ada, None).await, ap.ask("POST", &push, ada, None).await);
+    eu.process.kill();
+    for region in [&us, &ap] {
+        assert_eq!(region.pull(&token, "acme-prod/web").await, 404, "let through to what is not there");
+    }
+    let refreshed = us.token(ada, "repository:acme-prod/web:pull").await;
+    within(PATIENCE, "the rest decides", async || us.run(&["user", "revoke", "ada"]).status.success()).await;
+    for region in [&us, &ap] {
+        for token in [&token, &refreshed] {
+            within(ONE_SECOND, "revoked", async || region.pull(token, "acme-prod/web").await == 401).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replica_is_made_with_a_token_that_is_good_once_and_nothing_is_half_made_without_a_majority() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [mut eu, us, mut ap] = federation(folder.path()).await;
+    let secret = eu.told(&["user", "add", "ada", "--role", "acme=admin"]);
+    let ada = ("ada", secret.as_str());
+    let policies = json!({"tag_policies": [{"match_tag": "v.*", "block_delete": true}]});
+    eu.put_account("acme-prod", ada, policies.clone()).await.expect(200, "");
+    let path = "/keppel/v1/accounts/acme-prod";
+    within(ONE_SECOND, "it is known", async || us.ask("GET", path, ada, None).await.status == 200).await;
+    us.ask("POST", &format!("{path}/sublease"), ada, None).await.expect(400, "its primary is in region eu");
+    let issue = async || {
+        let issued = eu.ask("POST", &format!("{path}/sublease"), ada, None).await;
+        issued.expect(200, "").json()["sublease_token"].as_str().expect("a token").to_owned()
+    };
+    let upstream = {
+        let peers = us.ask("GET", "/keppel/v1/peers", ada, None).await.json();
+        let all = peers["peers"].as_array().expect("a list").clone();
+        assert_eq!(all.len(), 2, "{peers}");
+        let eu = all.iter().find(|peer| peer["region"] == "eu").expect("it is there").clone();
+        eu["hostname"].as_str().expect("a host").to_owned()
+    };
+    let replica = json!({"replication": {"strategy": "on_first_use", "upstream": upstream}});
+    let make = async |region: &Region, fields: &Value, token: Option<&str>| {
+        let mut fields = fields.clone();
+        fields["auth_tenant_id"] = "acme".into();
+        let request = region.client.request(Method::PUT, path).basic_auth(ada.0, Some(ada.1));
+        let request = request.body(json!({ "account": fields }).to_string());
+        reply(match token {
+            Some(token) => request.header("X-Keppel-Sublease-Token", token),
+            None => request,
+        })
+        .await
+    };
+    make(&us, &replica, None).await.expect(403, "X-Keppel-Sublease-Token: is missing");
+    make(&us, &replica, Some("wrong")).await.expect(403, "X-Keppel-Sublease-Token: is wrong");
+    let token = issue().await;
+    let elsewhere = json!({"replication": {"strategy": "on_first_use", "upstream": "elsewhere.example.org"}});
+    make(&us, &elsewhere, Some(&token)).await.expect(422, "account.replication.upstream: ");
+    let made = make(&us, &replica, Some(&token)).await.expect(200, "").json();
+    assert_eq!(made["account"]["replication"], replica["replication"]);
+    assert_eq!(made["account"]["tag_policies"], policies["tag_policies"], "the policies are those of the primary");
+    // Asked again it is the same, without a token; the token is spent.
+    assert_eq!(make(&us, &replica, None).await.expect(200, "").json(), made);
+    make(&ap, &replica, Some(&token)).await.expect(403, "was used already");
+    make(&us, &json!({}), None).await.expect(409, "claimed by region eu");
+    let mut changed = replica.clone();
+    changed["tag_policies"] = json!([{"block_push": true}]);
+    make(&us, &changed, None).await.expect(409, "change its policies in region eu");
+    us.ask("POST", &format!("{path}/sublease"), ada, None).await.expect(400, "is a replica here");
+    // The primary shows no replication, and cannot go while a replica is attached.
+    let shown = eu.ask("GET", path, ada, None).await.json();
+    assert!(shown["account"].get("replication").is_none(), "{shown}");
+    within(ONE_SECOND, "the replica is known", async || eu.ask("DELETE", path, ada, None).await.status == 409).await;
+    let refused = eu.ask("DELETE", path, ada, None).await;
+    assert!(refused.json()["error"].as_str().is_some_and(|error| error.contains("replicas in us")), "{}", refused.text);
+    assert_eq!(us.ask("DELETE", path, ada, None).await.status, 204);
+    within(ONE_SECOND, "the replica is gone", async || {
+        eu.ask("GET", path, ada, None).await.status == 200 && eu.ask("DELETE", path, ada, None).await.status == 204
+    })
+    .await;
+
+    // Without a majority nothing is claimed, and nothing is left of the try.
+    eu.process.kill();
+    ap.process.kill();
+    let refused = us.put_account("late", ada, json!({})).await;
+    let words = if refused.text.contains("majority") { "no majority of the federation" } else { "no decision within" };
+    refused.expect(503, words);
+    assert!(refused.headers.contains_key("retry-after"));
+    us.ask("GET", "/keppel/v1/accounts/late", ada, None).await.expect(404, "no such account");
+}
