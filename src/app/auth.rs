@@ -10,8 +10,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::StartError;
 use crate::api::serve::ListenAddress;
 use crate::auth::{
-    Auth, AuthDriver, HtpasswdDriver, IssuerKeyDocument, KeyRing, LocalDriver, OpenDriver, PasswordHasher, People,
-    RecordKind, RecordOutcome, RecordStore, Records as _, Tokens,
+    Auth, AuthDriver, HtpasswdDriver, IssuerKeyDocument, KeyRing, LocalDriver, OidcDriver, OpenDriver, PasswordHasher,
+    People, RecordKind, RecordOutcome, RecordStore, Records as _, Tokens,
 };
 use crate::config::{AuthDriverName, Config};
 use crate::model::{Clock, SystemClock};
@@ -71,6 +71,13 @@ fn build(config: &Config, records: Arc<FederationRecords>) -> Result<(Auth, Opti
         }
         (AuthDriverName::Local, _) => {
             let driver = LocalDriver::new(records.clone(), hasher, clock.clone(), USERS_CACHED_MAX);
+            (Arc::new(driver), None, open_keys()?)
+        }
+        (AuthDriverName::Oidc, _) => {
+            let local = LocalDriver::new(records.clone(), hasher, clock.clone(), USERS_CACHED_MAX);
+            let authorities = config.auth.oidc_ca_file.as_ref().map(std::fs::read).transpose();
+            let authorities = authorities.map_err(StartError::Authorities)?;
+            let driver = OidcDriver::new(config.oidc_options(authorities), local, records.clone(), clock.clone())?;
             (Arc::new(driver), None, open_keys()?)
         }
         // Tokens of an open registry open nothing that is not open anyway, so that their keys need not outlive it.

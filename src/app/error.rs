@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::DataFolderError;
 use crate::api::serve::ServeError;
-use crate::auth::{HtpasswdError, KeyError};
+use crate::auth::{HtpasswdError, KeyError, OidcError};
 use crate::metadata::MetadataError;
 use crate::registry::RegistryError;
 use crate::storage::StorageError;
@@ -33,6 +33,12 @@ pub enum StartError {
     /// The password file cannot be used.
     #[error("the password file cannot be used")]
     Htpasswd(#[from] HtpasswdError),
+    /// The certificates to trust for issuers of tokens cannot be read.
+    #[error("the certificates of auth.oidc_ca_file cannot be read")]
+    Authorities(#[source] io::Error),
+    /// Issuers of tokens cannot be asked.
+    #[error("the oidc driver cannot be made")]
+    Oidc(#[from] OidcError),
     /// Tokens cannot be signed.
     #[error("there is no key to sign tokens with")]
     Keys(#[from] KeyError),

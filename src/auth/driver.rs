@@ -9,7 +9,7 @@ use crate::model::policy::Secret;
 /// The longest user name that is looked at, in bytes.
 const USERNAME_BYTES_MAX: usize = 256;
 /// The longest password or token that is looked at, in bytes. A longer one would only cost time.
-const SECRET_BYTES_MAX: usize = 4096;
+const SECRET_BYTES_MAX: usize = 12 * 1024;
 
 /// A name and a secret, as a client shows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,20 @@ pub struct Login {
     pub credential: Option<String>,
     /// The most that may be done with this credential.
     pub limit: ActionSet,
+    /// When the proof ends, in UNIX seconds, where it can be renewed by nobody here: then it gives no refresh token, and
+    /// no token that outlives it.
+    pub ends_at: Option<i64>,
+}
+
+/// The OpenID Connect provider by which people log in, as far as a client has to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginHint {
+    /// Its `issuer`.
+    pub issuer: String,
+    /// What this registry is called there.
+    pub client_id: String,
+    /// What to ask for.
+    pub scopes: Vec<String>,
 }
 
 /// How someone stands at the moment.
@@ -105,4 +119,9 @@ pub trait AuthDriver: Send + Sync + 'static {
 
     /// How someone stands; `None`: they are not known, or no longer, or may not log in. From memory.
     fn standing(&self, identity: &Identity) -> Option<Arc<Standing>>;
+
+    /// Where people log in, if not here.
+    fn login_hint(&self) -> Option<LoginHint> {
+        None
+    }
 }

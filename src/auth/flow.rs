@@ -9,6 +9,18 @@ const FORM_BYTES_MAX: usize = 32 * 1024;
 /// The most fields of a query or form.
 const FIELDS_MAX: usize = 128;
 
+/// The grant that exchanges a token of another issuer.
+///
+/// Source: RFC 8693.
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+/// The kinds of tokens that can be exchanged, all of which are JWTs here.
+const SUBJECT_TOKEN_TYPES: [&str; 3] =
+    ["urn:ietf:params:oauth:token-type:id_token", "urn:ietf:params:oauth:token-type:jwt", ACCESS_TOKEN_TYPE];
+/// The kind of token that this registry issues.
+pub(super) const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
+/// The user name that goes with a token of another issuer, where there is no other.
+pub(super) const TOKEN_USERNAME: &str = "oidc";
+
 /// How a client proves who it is when it asks for a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Grant {
@@ -35,6 +47,8 @@ pub struct TokenRequest {
     pub offline: bool,
     /// Whether the answer is in OAuth2 form.
     pub oauth2: bool,
+    /// Whether a token of another issuer is exchanged.
+    pub exchange: bool,
 }
 
 /// The answer to a [`TokenRequest`].
@@ -54,6 +68,12 @@ pub struct TokenResponse {
     /// What was granted, in OAuth2 form.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// How the token is shown, where one was exchanged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_type: Option<&'static str>,
+    /// What kind of token it is, where one was exchanged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issued_token_type: Option<&'static str>,
 }
 
 impl TokenRequest {
@@ -75,6 +95,7 @@ impl TokenRequest {
             grant: basic.map_or(Grant::Anonymous, Grant::Password),
             offline: fields.get("offline_token").is_some_and(is_true),
             oauth2: false,
+            exchange: false,
         })
     }
 
@@ -92,18 +113,30 @@ impl TokenRequest {
                 _ => Grant::Password(Credentials::new(field("username")?, field("password")?)?),
             },
             "refresh_token" => Grant::RefreshToken(Secret::new(field("refresh_token")?)),
+            TOKEN_EXCHANGE => {
+                let kind = field("subject_token_type")?;
+                if !SUBJECT_TOKEN_TYPES.contains(&kind) {
+                    let reason = format!("subject_token_type must be {}", SUBJECT_TOKEN_TYPES.join(" or "));
+                    return Err(AuthError::BadRequest(reason));
+                }
+                Grant::Password(Credentials::new(TOKEN_USERNAME, field("subject_token")?)?)
+            }
             other => {
                 let shown: String = other.chars().take(64).collect();
-                let reason = format!("grant_type is {shown:?}: it must be \"password\" or \"refresh_token\"");
+                let reason = format!(
+                    "grant_type is {shown:?}: it must be \"password\", \"refresh_token\" or \"{TOKEN_EXCHANGE}\""
+                );
                 return Err(AuthError::BadRequest(reason));
             }
         };
+        let exchange = fields.get("grant_type") == Some(TOKEN_EXCHANGE);
         Ok(Self {
             service: fields.get("service").map(str::to_owned),
             scopes: Scope::parse_all(fields.all("scope"))?,
             offline: matches!(grant, Grant::RefreshToken(_)) || fields.get("access_type") == Some("offline"),
             grant,
             oauth2: true,
+            exchange,
         })
     }
 }
@@ -147,7 +180,7 @@ fn decode(text: &str) -> Result<String, AuthError> {
 }
 
 /// A UNIX time as RFC 3339 has it, in UTC.
-pub(super) fn rfc3339(seconds: i64) -> String {
+pub fn rfc3339(seconds: i64) -> String {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Days are counted from 0000-03-01, so that the day that a leap year has more is the last of its year: then 400
     // years have 146,097 days, and months follow one linear rule.
@@ -205,6 +238,8 @@ mod tests {
             b"grant_type=magic",
             b"\xff",
             b"grant_type=password&username=a",
+            b"grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token=a",
+            b"grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token=a&subject_token_type=saml",
         ] {
             assert!(TokenRequest::from_form(bad, None).is_err(), "{bad:?}");
         }

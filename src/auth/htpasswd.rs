@@ -178,7 +178,9 @@ impl AuthDriver for HtpasswdDriver {
         let secret = credentials.secret.clone();
         let fits = self.hasher.run(move || bcrypt::verify(secret.reveal().as_bytes(), &hash).unwrap_or(false)).await?;
         match known && fits {
-            true => Ok(Login { identity: Identity::User(name), credential: None, limit: ActionSet::ALL }),
+            true => {
+                Ok(Login { identity: Identity::User(name), credential: None, limit: ActionSet::ALL, ends_at: None })
+            }
             false => Err(AuthError::InvalidCredentials),
         }
     }

@@ -92,7 +92,7 @@ impl AuthDriver for LocalDriver {
         if secret.reveal().starts_with(SECRET_PREFIX) || matches!(identity, Identity::Robot(_)) {
             let Some(Document::Robot(robot)) = document else { return Err(AuthError::InvalidCredentials) };
             let credential = robot.secret_id(secret, now).ok_or(AuthError::InvalidCredentials)?.to_owned();
-            return Ok(Login { identity, credential: Some(credential), limit: ActionSet::ALL });
+            return Ok(Login { identity, credential: Some(credential), limit: ActionSet::ALL, ends_at: None });
         }
         let user = match document {
             Some(Document::User(user)) => Some(user),
@@ -101,12 +101,12 @@ impl AuthDriver for LocalDriver {
         if secret.reveal().starts_with(TOKEN_PREFIX) {
             let token = user.and_then(|user| user.token_with(secret, now)).ok_or(AuthError::InvalidCredentials)?;
             let limit = token.actions.iter().copied().collect();
-            return Ok(Login { credential: Some(token.id.clone()), limit, identity });
+            return Ok(Login { credential: Some(token.id.clone()), limit, identity, ends_at: None });
         }
         // Someone who is not known, or has no password, costs the same time as a wrong password.
         let hash = user.and_then(|user| user.password_hash.clone());
         match self.hasher.verify(secret.clone(), hash).await? {
-            true => Ok(Login { identity, credential: None, limit: ActionSet::ALL }),
+            true => Ok(Login { identity, credential: None, limit: ActionSet::ALL, ends_at: None }),
             false => Err(AuthError::InvalidCredentials),
         }
     }

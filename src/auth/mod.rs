@@ -5,13 +5,15 @@
 //! | `identity`, `role` | names of callers; what a caller is by office |
 //! | `records`, `user`, `robot` | what all regions share about them, as documents |
 //! | `people` | making, changing and removing users and robots |
-//! | `driver`, `open`, `htpasswd`, `local` | from credentials to an identity |
+//! | `driver`, `open`, `htpasswd`, `local`, [`oidc`] | from credentials to an identity |
 //! | `grants` | what the users of a password file are by office |
 //! | `password`, `verdicts` | slow hashes off the async threads; verdicts remembered for a short while |
 //! | `scope`, `flow`, `challenge` | Docker's token flow, without HTTP |
 //! | `keys`, `token` | signing, verifying, rotating, revoking |
 //! | `access` | the one decision: roles and grants, less what is forbidden |
-//! | `service` | the façade [`Auth`] |
+//! | `proof`, `caller` | what a request shows, and who it comes from therefore |
+//! | `policy_cache` | accounts' policies, compiled once |
+//! | `service`, `issuing` | the façade [`Auth`]: who, what they may do; and their tokens |
 //!
 //! Invariants: what no rule allows is denied; a forbidden permission wins over every grant; a repository that may not
 //! be seen is refused exactly as one that does not exist; a token never allows more than its owner may do at the moment
@@ -20,6 +22,7 @@
 //! Deliberately absent: HTTP, the federation (its records come through [`Records`]), what repositories hold.
 
 mod access;
+mod caller;
 mod challenge;
 mod driver;
 mod error;
@@ -27,32 +30,42 @@ mod flow;
 mod grants;
 mod htpasswd;
 mod identity;
+mod issuing;
 mod keys;
 mod local;
 #[cfg(test)]
 mod matrix;
+mod oidc;
 mod open;
 mod password;
 mod people;
+mod policy_cache;
+mod proof;
 mod records;
 mod robot;
 mod role;
 mod scope;
 mod service;
+#[cfg(test)]
+mod tests;
 mod token;
 mod user;
 mod verdicts;
 
 pub use access::{Access, AccountView, decide};
+pub use caller::Caller;
 pub use challenge::{Challenge, ChallengeError};
-pub use driver::{AuthDriver, Credentials, Login, Standing};
+pub use driver::{AuthDriver, Credentials, Login, LoginHint, Standing};
 pub use error::{AuthError, DocumentError, KeyError, TokenError};
-pub use flow::{Grant, TokenRequest, TokenResponse};
+pub use flow::{Grant, TokenRequest, TokenResponse, rfc3339};
 pub use grants::HtpasswdGrant;
 pub use htpasswd::{HtpasswdDriver, HtpasswdError};
 pub use identity::{Identity, NameError, RobotName, UserName};
 pub use keys::{IssuerKeyDocument, KeyOptions, KeyRing};
 pub use local::LocalDriver;
+pub use oidc::{
+    GroupRule, OidcDriver, OidcError, OidcOptions, OidcSession, ProviderOptions, WorkloadRule, is_usable_url,
+};
 pub use open::OpenDriver;
 pub use password::{PasswordHasher, PasswordOptions};
 pub use people::{Passphrase, People, PeopleAnswer, PeopleError, PeopleRequest, RobotInfo, UserInfo};
@@ -60,6 +73,6 @@ pub use records::{AccountRecord, MemoryRecords, Record, RecordError, RecordKind,
 pub use robot::{RobotDocument, RobotScope};
 pub use role::{Authority, Right, Role};
 pub use scope::{Action, ActionSet, Resource, SCOPES_MAX, Scope, ScopeError};
-pub use service::{Auth, AuthOptions, Caller};
+pub use service::{Auth, AuthOptions};
 pub use token::{Claims, ScopeClaim, TokenKind, TokenOptions, Tokens};
 pub use user::{PersonalToken, UserDocument};

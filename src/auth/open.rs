@@ -25,7 +25,7 @@ impl AuthDriver for OpenDriver {
     }
 
     async fn authenticate(&self, _: &Credentials) -> Result<Login, AuthError> {
-        Ok(Login { identity: Identity::Anonymous, credential: None, limit: ActionSet::ALL })
+        Ok(Login { identity: Identity::Anonymous, credential: None, limit: ActionSet::ALL, ends_at: None })
     }
 
     fn stamp(&self, _: &str) -> u64 {

@@ -282,13 +282,14 @@ impl People {
                     self.change_user(&name, |user| user.add_token(&description, actions, end, now)).await?;
                 Ok(PeopleAnswer::Secret { id: Some(id), secret: Passphrase(secret) })
             }
-            R::RevokeTokens { name, id: None } => self
-                .change_user(&name, |user| {
+            R::RevokeTokens { name, id: None } => {
+                let revoke = |user: &mut UserDocument| {
                     user.revoke_all();
+                    user.end_session(now);
                     Ok(())
-                })
-                .await
-                .map(done),
+                };
+                self.change_user(&name, revoke).await.map(done)
+            }
             R::RevokeTokens { name, id: Some(id) } => {
                 match self.change_user(&name, |user| Ok(user.revoke_token(&id))).await? {
                     true => Ok(PeopleAnswer::Done),

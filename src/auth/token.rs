@@ -136,7 +136,8 @@ impl Tokens {
         &self.keys
     }
 
-    /// Signs a token for `sub`. The times, the service and the id are filled in.
+    /// Signs a token for `sub`. The times, the service and the id are filled in; a time of its end that is sooner than
+    /// that of its kind stays.
     ///
     /// # Errors
     /// [`KeyError::Crypto`].
@@ -148,7 +149,7 @@ impl Tokens {
         };
         claims.iss.clone_from(&self.options.service);
         claims.aud.clone_from(&self.options.service);
-        (claims.iat, claims.nbf, claims.exp) = (now, now, now + seconds);
+        (claims.iat, claims.nbf, claims.exp) = (now, now, claims.exp.min(now.saturating_add(seconds)));
         claims.jti = BASE64URL_NOPAD.encode(&rand::random::<[u8; 16]>());
         let key = self.keys.current(now)?;
         let mut header = Header::new(Algorithm::EdDSA);
@@ -257,7 +258,7 @@ mod tests {
             iss: String::new(),
             sub: "user:alice".into(),
             aud: String::new(),
-            exp: 0,
+            exp: i64::MAX,
             nbf: 0,
             iat: 0,
             jti: String::new(),

@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use keppel_federation::vocabulary::TenantId;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, ActionSet, Authority, DocumentError, Role, Standing, UserName};
+use super::oidc::SESSION;
+use super::{Action, ActionSet, Authority, DocumentError, OidcSession, Role, Standing, UserName};
 use crate::model::policy::Secret;
 
 /// The most personal tokens of a user.
@@ -34,6 +35,9 @@ pub struct UserDocument {
     /// Their personal tokens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<PersonalToken>,
+    /// The provider that knows them, when they are none of the registry's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<OidcSession>,
 }
 
 /// A secret that a user made for a program, in place of the password.
@@ -77,6 +81,14 @@ impl UserDocument {
     pub fn revoke_all(&mut self) {
         self.epoch += 1;
         self.tokens.clear();
+    }
+
+    /// Ends the session of someone whom a provider knows: they have to log in there again.
+    pub fn end_session(&mut self, now: i64) {
+        if let Some(session) = &mut self.oidc {
+            session.ends_at = now;
+            session.revoked_at = now;
+        }
     }
 
     /// Makes a personal token for at most `actions`, and gives its secret, which is kept nowhere.
@@ -123,10 +135,12 @@ impl UserDocument {
 
     /// How the user stands; `None`: they may not log in.
     pub(super) fn standing(&self, _: &UserName) -> Option<Standing> {
+        let tokens = self.tokens.iter().map(|token| (token.id.clone(), token.expires_at));
+        let session = self.oidc.iter().map(|session| (SESSION.to_owned(), Some(session.ends_at)));
         (!self.disabled).then(|| Standing {
             authority: Authority { operator: self.operator, roles: self.roles.clone(), grants: Vec::new() },
             epoch: self.epoch,
-            credentials: self.tokens.iter().map(|token| (token.id.clone(), token.expires_at)).collect(),
+            credentials: tokens.chain(session).collect(),
         })
     }
 }

@@ -57,7 +57,10 @@ impl Verdicts {
                         // Not a verdict: the next one asks again.
                         Err(error) => return Err(error),
                     };
-                    let verdict = Arc::new(Verdict { login, ends_at: self.clock.now() + seconds });
+                    let ends_at = self.clock.now() + seconds;
+                    let proof_ends_at = login.as_ref().and_then(|login| login.ends_at);
+                    let ends_at = proof_ends_at.map_or(ends_at, |end| end.min(ends_at));
+                    let verdict = Arc::new(Verdict { login, ends_at });
                     let _ = guard.insert(verdict.clone());
                     return answer(&verdict);
                 }
@@ -101,7 +104,9 @@ mod tests {
             self.checks.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
             match credentials.secret.reveal() {
-                "right" => Ok(Login { identity: Identity::Anonymous, credential: None, limit: ActionSet::ALL }),
+                "right" => {
+                    Ok(Login { identity: Identity::Anonymous, credential: None, limit: ActionSet::ALL, ends_at: None })
+                }
                 "busy" => Err(AuthError::Overloaded),
                 _ => Err(AuthError::InvalidCredentials),
             }

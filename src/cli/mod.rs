@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 something failed while running, 2 the command line or the configuration is wrong.
 
+mod client;
+mod completion;
 mod config;
 mod dev;
 mod federation;
@@ -42,6 +44,26 @@ enum Command {
     User(people::User),
     /// Make, rotate and remove robots: accounts for programs.
     Robot(people::Robot),
+    /// Log in to a registry.
+    Login(client::Login),
+    /// Forget a login.
+    Logout(client::Logout),
+    /// List, show, make, change and delete accounts.
+    Account(client::Account),
+    /// List and delete repositories.
+    Repo(client::Repo),
+    /// List and delete tags.
+    Tag(client::Tag),
+    /// List, show and delete images.
+    Manifest(client::Manifest),
+    /// Show and set what a tenant may have.
+    Quota(client::Quota),
+    /// List and replace the policies of accounts.
+    Policy(client::Policy),
+    /// List the other nodes of a registry's federation.
+    Peers(client::Peers),
+    /// Print what a shell needs to complete these commands.
+    Completion(completion::Completion),
     /// Check a configuration, show what is in force, or print an example.
     #[command(subcommand)]
     Config(config::Config),
@@ -124,6 +146,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Federation(federation) => federation.run(),
         Command::User(user) => user.run(),
         Command::Robot(robot) => robot.run(),
+        Command::Login(login) => login.run(),
+        Command::Logout(logout) => logout.run(),
+        Command::Account(account) => account.run(),
+        Command::Repo(repo) => repo.run(),
+        Command::Tag(tag) => tag.run(),
+        Command::Manifest(manifest) => manifest.run(),
+        Command::Quota(quota) => quota.run(),
+        Command::Policy(policy) => policy.run(),
+        Command::Peers(peers) => peers.run(),
+        Command::Completion(completion) => completion.run(),
         Command::Config(config) => config.run(),
         Command::Version => say(&format!("keppel {}\n", env!("CARGO_PKG_VERSION"))),
     };

@@ -23,6 +23,7 @@ pub use source::{Flag, Preset, Sources};
 pub use table::{Entry, Key, Section};
 pub use value::{ByteSize, UdpAddress};
 
+use crate::auth::is_usable_url;
 use table::Assembler;
 
 /// A configuration, and how it came to be.
@@ -114,7 +115,25 @@ fn check_auth(config: &Config, origin: &impl Fn(&str) -> Origin, problems: &mut 
                 refuse("auth.htpasswd_grants", message.to_owned());
             }
         }
-        (AuthDriverName::Open | AuthDriverName::Local, _) => {}
+        (AuthDriverName::Open | AuthDriverName::Local | AuthDriverName::Oidc, _) => {}
+    }
+    if auth.driver == AuthDriverName::Oidc && auth.oidc_issuer.is_none() && auth.workloads.is_empty() {
+        let message = "\"oidc\" needs to know whom to let in: set auth.oidc_issuer, auth.workloads or both";
+        refuse("auth.driver", message.to_owned());
+    }
+    if let Some(url) = auth.oidc_issuer.as_ref().filter(|url| !is_usable_url(url)) {
+        refuse("auth.oidc_issuer", format!("{url:?} is not an https URL"));
+    }
+    if auth.driver == AuthDriverName::Oidc
+        && let Some(path) = &auth.oidc_ca_file
+        && let Err(error) = std::fs::File::open(path)
+    {
+        refuse("auth.oidc_ca_file", format!("{} cannot be read: {error}", path.display()));
+    }
+    let mut robots: Vec<&str> = auth.workloads.iter().map(|rule| rule.robot().as_str()).collect();
+    robots.sort_unstable();
+    if let Some(twice) = robots.windows(2).find(|pair| pair[0] == pair[1]) {
+        refuse("auth.workloads", format!("two rules are about robot {}: give each its own", twice[0]));
     }
     if auth.service.is_empty()
         || auth.service.len() > 255

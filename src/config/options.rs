@@ -10,7 +10,7 @@ use keppel_federation::transport::quic::QuicOptions;
 use super::settings::Config;
 use crate::api::ApiOptions;
 use crate::api::serve::{Listen, ListenAddress, ServerOptions, TlsOptions};
-use crate::auth::{AuthOptions, KeyOptions, PasswordOptions, TokenOptions};
+use crate::auth::{AuthOptions, KeyOptions, OidcOptions, PasswordOptions, ProviderOptions, TokenOptions};
 use crate::janitor::JanitorOptions;
 use crate::metadata::MetadataOptions;
 use crate::registry::RegistryOptions;
@@ -98,6 +98,23 @@ impl Config {
             waiting_max: self.auth.password_checks_waiting_max,
             ..defaults
         }
+    }
+
+    /// Whom the oidc driver lets in. `authorities_pem` is what the file of certificates holds.
+    pub fn oidc_options(&self, authorities_pem: Option<Vec<u8>>) -> OidcOptions {
+        let auth = &self.auth;
+        let provider = auth.oidc_issuer.clone().map(|issuer| ProviderOptions {
+            issuer,
+            client_id: auth.oidc_client_id.clone(),
+            scopes: auth.oidc_scopes.clone(),
+            username_claim: auth.oidc_username_claim.clone(),
+            groups_claim: auth.oidc_groups_claim.clone(),
+            roles: auth.oidc_roles.clone(),
+            roleless_users: auth.oidc_roleless_users,
+            session_seconds: seconds(auth.oidc_session),
+        });
+        let workloads = auth.workloads.clone();
+        OidcOptions { provider, workloads, skew_seconds: seconds(auth.oidc_clock_skew), authorities_pem }
     }
 
     /// What is remembered about callers.

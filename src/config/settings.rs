@@ -7,7 +7,7 @@ use keppel_federation::membership::seeds::Seed;
 use keppel_federation::vocabulary::{AccountName, Region};
 
 use crate::api::serve::ListenAddress;
-use crate::auth::HtpasswdGrant;
+use crate::auth::{GroupRule, HtpasswdGrant, WorkloadRule};
 
 use super::table::{Assembler, Key, Section, sections};
 use super::value::{ByteSize, HostName, UdpAddress, choice};
@@ -24,13 +24,15 @@ choice! {
 
 choice! {
     /// How callers show who they are.
-    AuthDriverName: "an auth driver: write \"open\", \"htpasswd\" or \"local\"" {
+    AuthDriverName: "an auth driver: write \"open\", \"htpasswd\", \"local\" or \"oidc\"" {
         /// Everybody may do everything.
         Open = "open",
         /// Users of a password file.
         Htpasswd = "htpasswd",
         /// Users and robots that all regions share.
         Local = "local",
+        /// Those whom an OpenID Connect provider knows, and those of "local".
+        Oidc = "oidc",
     }
 }
 
@@ -102,7 +104,8 @@ sections! {
         /// "open": everybody may do everything. "htpasswd": the users of a bcrypt password file; what they may do is
         /// decided by htpasswd_grants and by the policies of accounts. "local": users and robots that all regions
         /// share, made with `keppel user add` and `keppel robot add`; what they may do is decided by their roles and by
-        /// the policies of accounts.
+        /// the policies of accounts. "oidc": these, people of an OpenID Connect provider, and workloads with tokens of a
+        /// cluster or build service.
         driver: AuthDriverName = "open";
         /// The password file of the htpasswd driver, made with `htpasswd -B`. It is read again when it changes.
         htpasswd_file: Option<PathBuf> = "", example "/etc/keppel/htpasswd";
@@ -110,6 +113,32 @@ sections! {
         /// viewer, editor or admin of the accounts of an auth tenant. * is every user of the file. Accounts that a push
         /// makes belong to the tenant "default". The htpasswd driver needs one at least.
         htpasswd_grants: Vec<HtpasswdGrant> = [];
+        /// The OpenID Connect provider by which people log in: its issuer, an https URL (or http on this machine).
+        oidc_issuer: Option<String> = "", example "https://id.example.org";
+        /// What the registry is called there: a public client with the device flow. ID tokens must be made for it.
+        oidc_client_id: String = "keppel";
+        /// What `keppel login --device` asks the provider for.
+        oidc_scopes: Vec<String> = ["openid", "profile"];
+        /// The claim of ID tokens that holds the user name. With "email", the address must have been verified.
+        oidc_username_claim: String = "preferred_username";
+        /// The claim of ID tokens that holds the groups. A dot leads into an object, as in "realm_access.roles".
+        oidc_groups_claim: String = "groups";
+        /// What the members of groups are: "GROUP=operator", or "GROUP=TENANT:ROLE" with viewer, editor or admin. A login
+        /// replaces the roles that the user had.
+        oidc_roles: Vec<GroupRule> = [];
+        /// Whether people without a role are let in: policies of accounts may still grant them something.
+        oidc_roleless_users: bool = false;
+        /// How long after a login people need not log in again: refresh tokens end with it.
+        oidc_session: Duration = "12h", from "10m" to "90d";
+        /// By how much the clocks of issuers of tokens may differ from ours.
+        oidc_clock_skew: Duration = "1m", from "0s" to "10m";
+        /// Certificates to trust for issuers of tokens besides those of the system, in PEM.
+        oidc_ca_file: Option<PathBuf> = "", example "/etc/keppel/issuers.pem";
+        /// Rules by which workloads are let in as robots with a token of a cluster or build service: words as in
+        /// "issuer=https://ci.example.org audience=keppel claim.sub=repo:acme/.* robot=acme+ci allow=pull+push
+        /// repository=web account=acme-prod". Claims are matched by regular expressions, at least one. allow is pull
+        /// without a word; repository, a regular expression without the account, and account are all of the tenant.
+        workloads: Vec<WorkloadRule> = [];
         /// The name of the service that goes into tokens. The same in all regions: their tokens are good for it only.
         service: String = "keppel";
         /// The URL of the token endpoint, where clients reach it by another host than that of their requests.

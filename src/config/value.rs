@@ -9,7 +9,7 @@ use keppel_federation::membership::seeds::Seed;
 use keppel_federation::vocabulary::{AccountName, Region};
 
 use crate::api::serve::ListenAddress;
-use crate::auth::HtpasswdGrant;
+use crate::auth::{GroupRule, HtpasswdGrant, WorkloadRule};
 
 /// A value that was read but has no type yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -343,6 +343,36 @@ impl Value for Seed {
 
     fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
         raw.text()?.trim().parse().ok()
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl Value for GroupRule {
+    fn expected() -> String {
+        "what a group is: write \"GROUP=operator\" or \"GROUP=TENANT:ROLE\", with viewer, editor or admin".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        raw.text()?.parse().ok()
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl Value for WorkloadRule {
+    fn expected() -> String {
+        "a rule about workloads: write words such as \"issuer=https://ci.example.org audience=keppel \
+         claim.sub=repo:acme/.* robot=acme+ci allow=pull+push repository=web account=acme-prod\""
+            .to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        raw.text()?.parse().ok()
     }
 
     fn to_toml(&self) -> String {

@@ -15,15 +15,18 @@ use http::{
 use serde_json::json;
 
 use super::{access::address, host::Place, serve::Peer, service::ApiState};
-use crate::auth::{AuthError, Credentials, TokenRequest};
+use crate::auth::{AuthError, Credentials, LoginHint, TokenRequest};
 
 /// The longest form, in bytes.
 const FORM_BYTES_MAX: usize = 32 * 1024;
 
 /// `GET /keppel/v1`: which driver is active, so that a client knows how to log in.
 pub(super) async fn get_info(State(state): State<ApiState>) -> Response {
-    let body = json!({ "auth_driver": state.auth().driver_name() }).to_string();
-    ([(CONTENT_TYPE, "application/json")], body).into_response()
+    let mut body = json!({ "auth_driver": state.auth().driver_name() });
+    if let Some(LoginHint { issuer, client_id, scopes }) = state.auth().login_hint() {
+        body["oidc"] = json!({ "issuer": issuer, "client_id": client_id, "scopes": scopes });
+    }
+    ([(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
 /// `GET /keppel/v1/auth`: Docker's token flow.

@@ -1,0 +1,69 @@
+use std::sync::Arc;
+
+use keppel_federation::vocabulary::TenantId;
+
+use super::{Action, ActionSet, Authority, Identity, Right, ScopeClaim, Standing};
+
+pub(super) const REPOSITORY: &str = "repository";
+pub(super) const REGISTRY: &str = "registry";
+pub(super) const CATALOG: &str = "catalog";
+pub(super) const KEPPEL: &str = "keppel";
+pub(super) const API: &str = "api";
+
+/// A caller whose proof of identity was accepted, or who showed none.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub(super) identity: Identity,
+    pub(super) standing: Arc<Standing>,
+    pub(super) credential: Option<String>,
+    pub(super) limit: ActionSet,
+    /// What the token allows; `None`: there is no token, and the limit is all there is.
+    pub(super) access: Option<Vec<ScopeClaim>>,
+    /// When the proof ends that cannot be renewed, in UNIX seconds: no token of it is good for longer.
+    pub(super) ends_at: Option<i64>,
+}
+
+impl Caller {
+    /// Who it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether a bearer token was shown.
+    pub fn has_token(&self) -> bool {
+        self.access.is_some()
+    }
+
+    /// What they are by office.
+    pub fn authority(&self) -> &Authority {
+        &self.standing.authority
+    }
+
+    /// The most that the credential or token allows on something.
+    pub(super) fn limit_on(&self, kind: &str, name: &str) -> ActionSet {
+        match &self.access {
+            None => self.limit,
+            Some(access) => access
+                .iter()
+                .filter(|claim| claim.kind == kind && claim.name == name)
+                .flat_map(|claim| claim.actions.iter().copied())
+                .collect::<ActionSet>()
+                .intersection(self.limit),
+        }
+    }
+
+    /// Whether the list of repositories may be asked for; it shows only what the caller may see.
+    pub fn may_list(&self) -> bool {
+        !self.limit_on(REGISTRY, CATALOG).is_empty()
+    }
+
+    /// Whether something may be done with a tenant.
+    pub fn has(&self, right: Right, tenant: &TenantId) -> bool {
+        let limit = self.limit_on(KEPPEL, API);
+        let allowed = match right {
+            Right::ViewAccount | Right::ViewQuota => limit.contains(Action::Pull),
+            Right::EditAccount | Right::EditRobots | Right::EditQuota | Right::EditTenant => limit == ActionSet::ALL,
+        };
+        allowed && self.authority().has(right, tenant)
+    }
+}

@@ -1,0 +1,183 @@
+//! `keppel account`.
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use super::super::federation::failure;
+use super::super::{Failure, say};
+use super::http::{Client, escape};
+use super::output::{count, field, print, print_fields, print_json};
+use super::{Target, policy::read_json};
+
+/// Fields that the registry sets, and that it takes from nobody.
+const READ_ONLY: [&str; 2] = ["name", "state"];
+
+#[derive(Debug, Args)]
+pub(in super::super) struct Account {
+    #[command(flatten)]
+    target: Target,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the accounts that you may see.
+    List,
+    /// Show an account.
+    Show {
+        /// The account.
+        name: String,
+    },
+    /// Make an account.
+    Create {
+        /// The account.
+        name: String,
+        /// The tenant it belongs to, for good.
+        #[arg(long)]
+        tenant: String,
+        /// Its other fields as a JSON object, in a file or (-) on standard input.
+        #[arg(long, value_name = "FILE")]
+        file: Option<String>,
+        /// The token of `keppel account sublease` in the primary's region, to make a replica.
+        #[arg(long, value_name = "TOKEN")]
+        sublease_token: Option<String>,
+    },
+    /// Change fields of an account; those that are not named stay.
+    Update {
+        /// The account.
+        name: String,
+        /// The fields as a JSON object, in a file or (-) on standard input; null takes one away.
+        #[arg(long, value_name = "FILE")]
+        file: String,
+    },
+    /// Delete an account with all that is in it.
+    Delete {
+        /// The account.
+        name: String,
+        /// Do it without asking.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Make a token, good once, with which another region makes a replica of an account.
+    Sublease {
+        /// The account.
+        name: String,
+    },
+}
+
+/// The path of an account.
+pub(super) fn path(name: &str) -> String {
+    format!("/keppel/v1/accounts/{}", escape(name))
+}
+
+/// The fields of an account.
+pub(super) async fn load(client: &Client, name: &str) -> Result<Map<String, Value>, Failure> {
+    match client.get(&path(name)).await?.get_mut("account").map(Value::take) {
+        Some(Value::Object(fields)) => Ok(fields),
+        _ => Err(failure("the registry answered without an account".to_owned())),
+    }
+}
+
+/// Writes the fields of an account; gives those that it has then.
+pub(super) async fn save(
+    client: &Client,
+    name: &str,
+    mut fields: Map<String, Value>,
+    header: Option<(&str, &str)>,
+) -> Result<Value, Failure> {
+    fields.retain(|field, _| !READ_ONLY.contains(&field.as_str()));
+    let mut answer = client.put(&path(name), &json!({ "account": fields }), header).await?;
+    Ok(answer.get_mut("account").map(Value::take).unwrap_or_default())
+}
+
+impl Account {
+    pub(in super::super) fn run(self) -> Result<(), Failure> {
+        let command = self.command;
+        self.target.run(async |client, json| match command {
+            Command::List => {
+                let answer = client.get("/keppel/v1/accounts").await?;
+                let accounts = answer.get("accounts").and_then(Value::as_array).cloned().unwrap_or_default();
+                let rows = accounts.iter().map(|account| {
+                    let replication =
+                        account.get("replication").map_or_else(|| "primary".to_owned(), |r| field(r, "strategy"));
+                    let policies = ["rbac_policies", "gc_policies", "tag_policies"].map(|name| count(account, name));
+                    let [rbac, gc, tag] = policies;
+                    [
+                        field(account, "name"),
+                        field(account, "auth_tenant_id"),
+                        field(account, "state"),
+                        replication,
+                        rbac,
+                        gc,
+                        tag,
+                    ]
+                });
+                print(json, &answer, ["NAME", "TENANT", "STATE", "REPLICATION", "RBAC", "GC", "TAG"], rows)
+            }
+            Command::Show { name } => print_fields(json, &Value::Object(load(client, &name).await?)),
+            Command::Create { name, tenant, file, sublease_token } => {
+                let mut fields = match file {
+                    Some(file) => object(&file)?,
+                    None => Map::new(),
+                };
+                fields.insert("auth_tenant_id".to_owned(), tenant.into());
+                let header = sublease_token.as_deref().map(|token| ("X-Keppel-Sublease-Token", token));
+                let made = save(client, &name, fields, header).await?;
+                if json { print_json(&made) } else { say(&format!("account {name} is there\n")) }
+            }
+            Command::Update { name, file } => {
+                let changes = object(&file)?;
+                let mut fields = load(client, &name).await?;
+                for (field, value) in changes {
+                    match value {
+                        Value::Null => drop(fields.remove(&field)),
+                        value => drop(fields.insert(field, value)),
+                    }
+                }
+                let changed = save(client, &name, fields, None).await?;
+                if json { print_json(&changed) } else { say(&format!("account {name} was changed\n")) }
+            }
+            Command::Delete { name, yes } => {
+                confirm(yes, &format!("account {name} with all its images"))?;
+                client.delete(&path(&name)).await?;
+                say(&format!("account {name} is being deleted\n"))
+            }
+            Command::Sublease { name } => {
+                let answer = client.post(&format!("{}/sublease", path(&name))).await?;
+                if json { print_json(&answer) } else { say(&format!("{}\n", field(&answer, "sublease_token"))) }
+            }
+        })
+    }
+}
+
+fn object(file: &str) -> Result<Map<String, Value>, Failure> {
+    match read_json(file)? {
+        Value::Object(mut fields) => match fields.remove("account") {
+            // As the API takes and gives it.
+            Some(Value::Object(inner)) => Ok(inner),
+            Some(_) => Err(failure("account: must be an object".to_owned())),
+            None => Ok(fields),
+        },
+        _ => Err(failure(format!("{file} does not hold a JSON object"))),
+    }
+}
+
+/// Asks whether something is to be deleted.
+pub(super) fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
+    use std::io::{IsTerminal as _, Write as _};
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(failure(format!("this would delete {what}\n  add --yes to do it")));
+    }
+    eprint!("Delete {what}? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    match line.trim().eq_ignore_ascii_case("y") || line.trim().eq_ignore_ascii_case("yes") {
+        true => Ok(()),
+        false => Err(failure("nothing was deleted".to_owned())),
+    }
+}
