@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use keppel_federation::vocabulary::AccountName;
+
 use super::DataFolderError;
 use crate::api::serve::ServeError;
 use crate::auth::{HtpasswdError, KeyError, OidcError};
@@ -23,6 +25,14 @@ pub enum StartError {
         path: PathBuf,
         /// What is wrong with it.
         source: MetadataError,
+    },
+    /// There is no database, but there are blobs.
+    #[error("there is no metadata database {}, but the storage holds blobs of account {account}", path.display())]
+    MetadataLost {
+        /// Where the database should be.
+        path: PathBuf,
+        /// An account that has blobs.
+        account: AccountName,
     },
     /// The storage cannot be opened.
     #[error("cannot open the storage")]

@@ -3,7 +3,7 @@
 //! [`start`] gives a [`RunningNode`]; several can live in one process, since nothing here is global but the metrics and
 //! the log. [`run`] is what a command does: threads, log, a node, and the signals that end it.
 //!
-//! Order of building: the folder and its lock, metadata, storage, the federation, registry, who may do what, the HTTP
+//! Order of building: the folder and its lock, storage, metadata, the federation, registry, who may do what, the HTTP
 //! door last, so that whoever is let in finds everything there, and the janitor, whose first task finishes what a crash
 //! left. Order of ending: the door first, requests that run are finished within the grace period, then the janitor, the
 //! federation, pull times, metadata, and the lock.
@@ -19,6 +19,7 @@ mod federation;
 mod file_limit;
 mod logging;
 mod metrics;
+mod opening;
 mod runtime;
 mod service;
 mod signals;
@@ -33,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api;
 use crate::api::serve::ListenAddress;
-use crate::config::{Config, Loaded, StorageDriver};
+use crate::config::{Config, Loaded};
 use crate::janitor::Janitor;
 use crate::metadata::Metadata;
 use crate::model::SystemClock;
@@ -69,7 +70,7 @@ pub struct RunningNode {
 /// [`StartError`]; then nothing of it runs.
 pub async fn start(config: &Config) -> Result<RunningNode, StartError> {
     let metrics = metrics::handle();
-    let (data, metadata, storage) = open(config.clone()).await?;
+    let (data, metadata, storage) = opening::open(config).await?;
     let (federation, admin) = federation::start(config, Role::Full).await?;
     let parts = Parts { metrics, metadata, storage, federation, admin, data };
     let federation = parts.federation.clone();
@@ -119,22 +120,6 @@ fn listens(configured: &[ListenAddress], in_use: &[SocketAddr]) -> Vec<ListenAdd
         ListenAddress::Unix(path) => ListenAddress::Unix(path.clone()),
     };
     configured.iter().map(resolve).collect()
-}
-
-/// Opens what is on disk, off the async threads.
-async fn open(config: Config) -> Result<(DataFolder, Metadata, Storage), StartError> {
-    let opened = tokio::task::spawn_blocking(move || {
-        let data = DataFolder::open(&config.node.data)?;
-        let path = config.metadata_path();
-        let metadata = Metadata::open(&path, &config.metadata_options())
-            .map_err(|source| StartError::Metadata { path, source })?;
-        let storage = match config.storage.driver {
-            StorageDriver::Filesystem => Storage::filesystem(config.filesystem_options())?,
-            StorageDriver::Memory => Storage::memory(config.memory_options()),
-        };
-        Ok((data, metadata, storage))
-    });
-    opened.await.unwrap_or_else(|_| Err(StartError::Panicked))
 }
 
 impl RunningNode {

@@ -1,9 +1,12 @@
 use std::path::Path;
 
+use keppel_federation::vocabulary::{Digest, RepositoryName};
+use sha2::Digest as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::config::{self, Flag, Sources};
+use crate::registry::BodyError;
 
 /// A configuration on a free port with its data below `folder`.
 fn config_in(folder: &Path, more: &[(&str, &str)]) -> Config {
@@ -61,6 +64,28 @@ async fn a_node_that_cannot_listen_lets_its_data_go() {
         tokio::task::yield_now().await;
     }
     start(&config_in(folder.path(), &[])).await.expect("the folder is free").shutdown().await;
+}
+
+#[tokio::test]
+async fn blobs_whose_metadata_is_lost_are_not_swept_away() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config_in(folder.path(), &[("registry.accounts", "team")]);
+    let node = start(&config).await.expect("it starts");
+    let repository = RepositoryName::parse("team/app").expect("a name");
+    let digest = Digest::from_sha256(sha2::Sha256::digest(b"hello").into());
+    let body = futures_util::stream::iter([Ok::<_, BodyError>(bytes::Bytes::from_static(b"hello"))]);
+    node.registry.put_blob(&repository, &digest, Some(5), body).await.expect("stored");
+    node.shutdown().await;
+    let (database, kept) = (config.metadata_path(), folder.path().join("kept.db"));
+    std::fs::rename(&database, &kept).expect("moved");
+    for _ in 0..2 {
+        let error = start(&config).await.err().expect("it must not start");
+        assert!(matches!(&error, StartError::MetadataLost { path, .. } if *path == database), "{error}");
+    }
+    std::fs::rename(&kept, &database).expect("moved back");
+    let node = start(&config).await.expect("all is there again");
+    node.registry.load_blob(&repository, &digest).await.expect("the blob too");
+    node.shutdown().await;
 }
 
 #[tokio::test]

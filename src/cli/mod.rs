@@ -116,6 +116,9 @@ fn with_advice(error: RunError) -> anyhow::Error {
         RunError::Start(StartError::DataFolder(DataFolderError::Io { .. })) => {
             "choose a folder that you may write to, with --data or node.data"
         }
+        RunError::Start(StartError::MetadataLost { .. }) => {
+            "put the database back, or name its place with metadata.path; to begin anew, move the storage folder away"
+        }
         _ => return error.into(),
     };
     anyhow::anyhow!("{:#}\n  {advice}", anyhow::Error::from(error))
