@@ -320,6 +320,8 @@ impl From<RegistryError> for ApiError {
             E::AccountDeleting { account } => {
                 Self::new(S::CONFLICT, Code::Denied, message).detail(json!({ "account": account }))
             }
+            E::ExternalReplica { account, upstream } => Self::new(S::METHOD_NOT_ALLOWED, Code::Unsupported, message)
+                .detail(json!({ "account": account, "upstream": upstream })),
             E::PoliciesUnusable { account } => {
                 Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message).detail(json!({ "account": account }))
             }

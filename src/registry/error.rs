@@ -132,6 +132,14 @@ pub enum RegistryError {
         /// Its name.
         account: AccountName,
     },
+    /// The account's content comes from another registry.
+    #[error("account {account} is a replica of {upstream}: push there")]
+    ExternalReplica {
+        /// Its name.
+        account: AccountName,
+        /// That registry.
+        upstream: String,
+    },
     /// A later version wrote the account's policies, or they are damaged.
     #[error("the policies of account {account} cannot be used by this version, so nothing can be pushed or deleted")]
     PoliciesUnusable {

@@ -39,9 +39,12 @@ impl Inner {
         }
     }
 
-    /// Refuses a push to an account whose tenant may hold no more; called before any byte is taken.
+    /// Refuses a push to an account that takes none, or whose tenant may hold no more; called before any byte is taken.
     pub(super) async fn refuse_when_full(&self, account: &AccountName) -> Result<(), RegistryError> {
-        let Some(AccountRules { tenant, quota, .. }) = self.rules(account)? else { return Ok(()) };
+        let Some(AccountRules { tenant, quota, policies }) = self.rules(account)? else { return Ok(()) };
+        if let Some(upstream) = policies.as_ref().and_then(|policies| policies.external_upstream()) {
+            return Err(RegistryError::ExternalReplica { account: account.clone(), upstream: upstream.to_owned() });
+        }
         if quota == Quota::default() {
             return Ok(());
         }

@@ -4,6 +4,7 @@
 mod harness;
 
 mod account_api;
+mod account_fields;
 mod contents;
 mod logins;
 mod people;

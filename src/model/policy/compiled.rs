@@ -10,7 +10,7 @@ pub struct CompiledPolicies {
     rbac: Vec<CompiledRbac>,
     tags: Vec<CompiledTagPolicy>,
     rule: Option<ManifestRule>,
-    external_replica: bool,
+    external_upstream: Option<String>,
 }
 
 /// What the policies of an account say about a caller.
@@ -46,7 +46,7 @@ impl CompiledPolicies {
                 .map(|(at, policy)| CompiledTagPolicy::new(policy, at, &format!("account.tag_policies[{at}]")))
                 .collect::<Result<_, _>>()?,
             rule,
-            external_replica: settings.is_external_replica(),
+            external_upstream: settings.external_upstream().map(str::to_owned),
         })
     }
 
@@ -85,9 +85,9 @@ impl CompiledPolicies {
         self.rule.as_ref()
     }
 
-    /// Whether the account's content comes from a registry outside the federation.
-    pub fn is_external_replica(&self) -> bool {
-        self.external_replica
+    /// The registry outside the federation that the account's content comes from, if it does.
+    pub fn external_upstream(&self) -> Option<&str> {
+        self.external_upstream.as_deref()
     }
 
     /// About how much memory it takes, in units of a small policy.

@@ -115,6 +115,14 @@ impl AccountSettings {
         self.replication.as_ref().is_some_and(Replication::is_external)
     }
 
+    /// The registry outside the federation that the content comes from, with the path there.
+    pub fn external_upstream(&self) -> Option<&str> {
+        match &self.replication.as_ref()?.upstream {
+            Upstream::External { url, .. } => Some(url),
+            Upstream::Peer(_) => None,
+        }
+    }
+
     /// The password for the upstream, where there is one.
     pub fn upstream_credentials(&self) -> Option<(&str, &Secret)> {
         match &self.replication.as_ref()?.upstream {
