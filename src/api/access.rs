@@ -6,13 +6,17 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use http::{
-    HeaderMap, Uri,
-    header::{AUTHORIZATION, HOST},
-};
+use http::{HeaderMap, Uri, header::AUTHORIZATION};
 use keppel_federation::vocabulary::{AccountName, RepositoryName, TenantId};
 
-use super::{error::ApiError, host::Place, serve::Peer, service::ApiState};
+use super::{
+    audit::{Change, Pending},
+    error::ApiError,
+    forwarded,
+    host::Place,
+    serve::Peer,
+    service::ApiState,
+};
 use crate::auth::{Access, AuthError, Caller, Challenge, ChallengeError, Right};
 
 pub(crate) use crate::auth::Action;
@@ -40,14 +44,16 @@ pub(crate) struct Visitor<'a> {
     uri: &'a Uri,
     place: Place,
     caller: Caller,
+    peer: &'a Peer,
     address: IpAddr,
 }
 
 impl<'a> Visitor<'a> {
     /// Tells who a request comes from, as far as memory goes. `None`: not known without work, or refused.
-    pub(crate) fn recall(state: &'a ApiState, headers: &'a HeaderMap, uri: &'a Uri, peer: &Peer) -> Option<Self> {
+    pub(crate) fn recall(state: &'a ApiState, headers: &'a HeaderMap, uri: &'a Uri, peer: &'a Peer) -> Option<Self> {
         let caller = state.auth().recall(authorization(headers).ok()?)?.ok()?;
-        Some(Self { state, headers, uri, place: place(state, headers, uri), caller, address: address(peer) })
+        let place = place(state, headers, uri, peer);
+        Some(Self { state, headers, uri, place, caller, peer, address: address(peer) })
     }
 
     /// Tells who a request comes from.
@@ -58,7 +64,7 @@ impl<'a> Visitor<'a> {
         state: &'a ApiState,
         headers: &'a HeaderMap,
         uri: &'a Uri,
-        peer: &Peer,
+        peer: &'a Peer,
         scope: Scope<'_>,
     ) -> Result<Self, ApiError> {
         let caller = match authorization(headers) {
@@ -67,11 +73,12 @@ impl<'a> Visitor<'a> {
         };
         match caller {
             Ok(caller) => {
-                Ok(Self { state, headers, uri, place: place(state, headers, uri), caller, address: address(peer) })
+                let place = place(state, headers, uri, peer);
+                Ok(Self { state, headers, uri, place, caller, peer, address: address(peer) })
             }
             Err(error) => {
                 let invalid = matches!(error, AuthError::Token(_)).then_some(ChallengeError::InvalidToken);
-                let challenge = challenge(state, headers, uri, scope, invalid);
+                let challenge = challenge(state, headers, uri, peer, scope, invalid);
                 Err(ApiError::from_auth(&error, &challenge))
             }
         }
@@ -144,6 +151,21 @@ impl<'a> Visitor<'a> {
         self.state.auth().is_open()
     }
 
+    /// Whether they run the registry, and their credentials allow all of that.
+    pub(crate) fn is_operator(&self) -> bool {
+        self.state.auth().is_open() || self.caller.is_operator()
+    }
+
+    /// Takes down that they are about to change something.
+    pub(super) fn pending(&self, change: Change, request_id: &http::HeaderValue) -> Pending<'a> {
+        let actor = self.caller.identity().subject();
+        Pending::begin(self.state, change, actor, self.peer_text(), self.headers, request_id)
+    }
+
+    fn peer_text(&self) -> String {
+        self.peer.header.to_str().unwrap_or_default().to_owned()
+    }
+
     /// Whether something may be done with a tenant and its accounts.
     pub(crate) fn has(&self, right: Right, tenant: &TenantId) -> bool {
         self.caller.has(right, tenant)
@@ -159,12 +181,12 @@ impl<'a> Visitor<'a> {
     }
 
     fn challenge(&self, scope: Scope<'_>, error: Option<ChallengeError>) -> String {
-        challenge(self.state, self.headers, self.uri, scope, error)
+        challenge(self.state, self.headers, self.uri, self.peer, scope, error)
     }
 }
 
-fn place(state: &ApiState, headers: &HeaderMap, uri: &Uri) -> Place {
-    Place::of(&state.options().public_hosts, headers, uri)
+fn place(state: &ApiState, headers: &HeaderMap, uri: &Uri, peer: &Peer) -> Place {
+    Place::of(&state.options().public_hosts, peer, headers, uri)
 }
 
 fn authorization(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
@@ -182,6 +204,7 @@ fn challenge(
     state: &ApiState,
     headers: &HeaderMap,
     uri: &Uri,
+    peer: &Peer,
     scope: Scope<'_>,
     error: Option<ChallengeError>,
 ) -> String {
@@ -198,46 +221,25 @@ fn challenge(
                 Action::Delete => "delete",
             };
             // A token endpoint elsewhere does not know what this host stands for.
-            let place = place(state, headers, uri);
+            let place = place(state, headers, uri, peer);
             match (&state.options().token_url, place.account()) {
                 (Some(_), Some(account)) => Some(format!("repository:{account}/{name}:{actions}")),
                 _ => Some(format!("repository:{name}:{actions}")),
             }
         }
     };
-    let realm = token_url(state, headers, uri);
+    let realm = token_url(state, headers, uri, peer);
     let service = &state.auth().tokens().options().service;
     Challenge { realm: &realm, service, scope, error }.to_string()
 }
 
 /// Where the client gets its tokens: as configured, or at the host it spoke to.
-fn token_url(state: &ApiState, headers: &HeaderMap, uri: &Uri) -> String {
+fn token_url(state: &ApiState, headers: &HeaderMap, uri: &Uri, peer: &Peer) -> String {
     if let Some(url) = &state.options().token_url {
         return url.clone();
     }
-    let host = uri.authority().map(|authority| authority.as_str());
-    let host = host.or_else(|| headers.get(HOST)?.to_str().ok()).filter(|host| is_host(host)).unwrap_or("localhost");
+    let host = forwarded::host(peer, headers, uri).unwrap_or("localhost");
     let serves_tls = state.options().server.listen.iter().any(|listen| listen.tls.is_some());
-    // A proxy that ends TLS says so; a client that says so itself is only led astray itself.
-    let forwarded = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
-    let scheme = if serves_tls || forwarded == Some("https") { "https" } else { "http" };
+    let scheme = forwarded::scheme(peer, headers).unwrap_or(if serves_tls { "https" } else { "http" });
     format!("{scheme}://{host}{TOKEN_PATH}")
-}
-
-fn is_host(text: &str) -> bool {
-    text.len() <= 260
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_host;
-
-    #[test]
-    fn hosts_that_could_lead_a_client_astray_are_not_repeated() {
-        assert!(is_host("registry.example.org:5000") && is_host("[::1]:5000"));
-        for bad in ["a/b", "user@host", "a\"b", "a b", "a,b", "a?b", "é"] {
-            assert!(!is_host(bad), "{bad}");
-        }
-    }
 }

@@ -145,6 +145,17 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, Code::Unsupported, message)
     }
 
+    /// The account is asked for something more often than it may be.
+    pub(crate) fn too_many_requests() -> Self {
+        let message = "this account is asked for this too often: wait, as Retry-After says";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message)
+    }
+
+    /// What the client is told in words.
+    pub(crate) fn words(&self) -> String {
+        self.message.to_string()
+    }
+
     /// The path is none of this API.
     pub(crate) fn no_such_endpoint() -> Self {
         Self::new(StatusCode::NOT_FOUND, Code::Unsupported, "there is no such endpoint in the distribution API")
@@ -215,7 +226,6 @@ impl ApiError {
     }
 
     /// The status, for logs and metrics.
-    #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }

@@ -3,10 +3,10 @@
 //! `<account>.<public host>` stands for the account: names of repositories are then those within it. A host's name only
 //! ever says what a name means; who may do what is decided by the full name, so that no host opens anything.
 
-use http::{HeaderMap, Uri, header::HOST};
+use http::{HeaderMap, Uri};
 use keppel_federation::vocabulary::{AccountName, ParseError, RepositoryName};
 
-use super::service::ApiState;
+use super::{forwarded, serve::Peer, service::ApiState};
 
 /// What the host of a request says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,12 +21,11 @@ pub(crate) enum Place {
 
 impl Place {
     /// Looks at the host that a request was sent to.
-    pub(crate) fn of(public_hosts: &[String], headers: &HeaderMap, uri: &Uri) -> Self {
+    pub(crate) fn of(public_hosts: &[String], peer: &Peer, headers: &HeaderMap, uri: &Uri) -> Self {
         if public_hosts.is_empty() {
             return Self::Whole;
         }
-        let host = uri.authority().map(|authority| authority.host());
-        let host = host.or_else(|| headers.get(HOST)?.to_str().ok()).unwrap_or_default();
+        let host = forwarded::host(peer, headers, uri).unwrap_or_default();
         Self::of_host(public_hosts, host)
     }
 

@@ -7,6 +7,10 @@
 //! | `distribution` | the OCI Distribution API below `/v2/` |
 //! | `access` | the one place where requests are let through or refused |
 //! | `keppel` | the registry's own API below `/keppel/v1`: accounts and what belongs to them |
+//! | `audit` | what of a request goes into the audit log |
+//! | `forwarded` | where requests come from when they come through proxies |
+//! | `limits` | how often an account may be asked for something |
+//! | `openapi` | the description of the API, for programs and for people |
 //! | `token` | where clients get their tokens, below `/keppel/v1` |
 //! | `error` | the one table from errors to status and code |
 //! | `host` | which account a request is about by the name of its host |
@@ -19,13 +23,17 @@
 pub mod serve;
 
 mod access;
+mod audit;
 mod body;
 mod distribution;
 mod error;
+mod forwarded;
 mod health;
 mod host;
 mod keppel;
+mod limits;
 mod metrics;
+mod openapi;
 mod options;
 mod request_id;
 mod service;
@@ -46,6 +54,8 @@ use crate::registry::Accounts;
 use serve::{ServeError, Server};
 use service::{ApiService, ApiState};
 
+pub use forwarded::TrustedProxy;
+pub use limits::{LimitOptions, RateLimit, Window};
 pub use options::ApiOptions;
 
 /// Starts the HTTP server, which runs until `shutdown` is cancelled; see [`Server::stopped`]. `prometheus` is the
@@ -74,6 +84,8 @@ fn router(state: ApiState) -> Router {
         .route("/metrics", get(metrics::get_metrics))
         .route("/keppel/v1", get(token::get_info))
         .route(access::TOKEN_PATH, get(token::get).post(token::post))
+        .route("/keppel/v1/openapi.json", get(openapi::get_document))
+        .route("/keppel/v1/docs", get(openapi::get_page))
         .route("/keppel/v1/{*rest}", any(keppel::answer))
         .fallback(nothing_here)
         .with_state(state)

@@ -1,4 +1,4 @@
-use super::serve::ServerOptions;
+use super::{LimitOptions, TrustedProxy, serve::ServerOptions};
 
 /// How the HTTP side of a node behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,10 @@ pub struct ApiOptions {
     pub token_url: Option<String>,
     /// Names of hosts, in lower case; a name below one of them stands for an account.
     pub public_hosts: Vec<String>,
+    /// The proxies whose word is taken for where requests come from.
+    pub trusted_proxies: Vec<TrustedProxy>,
+    /// How often accounts may be asked for something.
+    pub limits: LimitOptions,
 }
 
 impl Default for ApiOptions {
@@ -23,6 +27,8 @@ impl Default for ApiOptions {
             tags_per_push_max: 100,
             token_url: None,
             public_hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
+            limits: LimitOptions::default(),
         }
     }
 }

@@ -26,7 +26,9 @@ use super::{
     body::Body,
     distribution,
     error::ApiError,
+    forwarded,
     host::Place,
+    limits::Limits,
     metrics::{RequestMetrics, Route},
     request_id::{self, X_REQUEST_ID},
     serve::Peer,
@@ -55,6 +57,7 @@ struct Inner {
     default_account: Option<String>,
     /// In KiB; see [`ApiState::room_for_manifest`].
     manifest_bodies: Semaphore,
+    limits: Option<Limits>,
 }
 
 /// Manifests whose bodies are in memory or on their way there, all together.
@@ -74,6 +77,7 @@ impl ApiState {
         let default_account = registry.options().default_account.as_ref().map(ToString::to_string);
         let metrics = RequestMetrics::new();
         let manifest_bodies = Semaphore::new(MANIFEST_BODIES_KIB);
+        let limits = Limits::new(options.limits);
         let inner = Inner {
             options,
             registry,
@@ -84,6 +88,7 @@ impl ApiState {
             shutdown,
             default_account,
             manifest_bodies,
+            limits,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -125,6 +130,11 @@ impl ApiState {
         }
     }
 
+    /// What accounts may be asked for, where that is limited.
+    pub(super) fn limits(&self) -> Option<&Limits> {
+        self.inner.limits.as_ref()
+    }
+
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.inner.shutdown.is_cancelled()
     }
@@ -159,38 +169,40 @@ impl hyper::service::Service<Request<Incoming>> for ApiService {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             return Reply::Ready(Some(exchange.finish(response)));
         }
+        let proxied = forwarded::client_of(&self.state.options().trusted_proxies, &self.peer, request.headers());
+        let peer = proxied.as_ref().unwrap_or(&self.peer);
         let limit = self.state.options().server.header_size_max_bytes;
         if head_size_bytes(request.headers()) > limit {
-            let exchange = Exchange::begin(&self.state, &self.peer, request_id, started, Route::Other, &request);
+            let exchange = Exchange::begin(&self.state, peer, request_id, started, Route::Other, &request);
             let mut response = Response::new(Body::Empty);
             *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             return Reply::Ready(Some(exchange.finish(response)));
         }
         let is_content = path.starts_with("/v2/") || path == "/v2";
-        match Place::of(&self.state.options().public_hosts, request.headers(), request.uri()) {
+        match Place::of(&self.state.options().public_hosts, peer, request.headers(), request.uri()) {
             Place::Whole => {}
             // The host of an account serves its content and the tokens for it.
             Place::Account(_) if is_content || path == TOKEN_PATH => {}
             Place::Account(_) | Place::Nowhere => {
-                let exchange = Exchange::begin(&self.state, &self.peer, request_id, started, Route::Other, &request);
+                let exchange = Exchange::begin(&self.state, peer, request_id, started, Route::Other, &request);
                 let response = ApiError::no_such_endpoint().into_response(&exchange.request_id);
                 return Reply::Ready(Some(exchange.finish(response)));
             }
         }
         if is_content {
-            if let Some(response) = distribution::answer_from_memory(&self.state, &self.peer, &request) {
-                return Reply::Ready(Some(self.finish_now(response, request_id, started, &request)));
+            if let Some(response) = distribution::answer_from_memory(&self.state, peer, &request_id, &request) {
+                return Reply::Ready(Some(self.finish_now(response, request_id, started, &request, peer)));
             }
             let route = distribution::route_of(path);
-            let exchange = Exchange::begin(&self.state, &self.peer, request_id, started, route, &request);
+            let exchange = Exchange::begin(&self.state, peer, request_id, started, route, &request);
             return Reply::Waiting(Box::pin(async move {
                 let response =
                     distribution::answer(&exchange.state, &exchange.peer, &exchange.request_id, request).await;
                 exchange.finish(response)
             }));
         }
-        let exchange = Exchange::begin(&self.state, &self.peer, request_id, started, Route::Other, &request);
-        let (router, peer) = (self.router.clone(), self.peer.clone());
+        let exchange = Exchange::begin(&self.state, peer, request_id, started, Route::Other, &request);
+        let (router, peer) = (self.router.clone(), peer.clone());
         Reply::Waiting(Box::pin(async move {
             let mut request = request.map(axum::body::Body::new);
             request.extensions_mut().insert(peer);
@@ -208,11 +220,12 @@ impl ApiService {
         request_id: HeaderValue,
         started: Instant,
         request: &Request<Incoming>,
+        peer: &Peer,
     ) -> Response<Body> {
         let (method, uri) = (request.method(), request.uri());
-        let log = Log { method, uri, request_id: &request_id, peer: &self.peer, user_agent: user_agent(request) };
+        let log = Log { method, uri, request_id: &request_id, peer, user_agent: user_agent(request) };
         account(self.state.metrics(), Route::Manifest, &log, &response, started.elapsed());
-        with_common_headers(response, request_id, &self.peer)
+        with_common_headers(response, request_id, peer)
     }
 }
 

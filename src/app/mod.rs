@@ -96,6 +96,7 @@ async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError
     let (auth, keeper) = auth::start(config, &federation).await?;
     let claims = Arc::new(FederationClaims::new(Arc::new(federation.clone()), auth.clone()));
     let registry = Registry::new(config.registry_options(), metadata, storage, Arc::new(SystemClock), claims);
+    admin.audit_with(registry.clone());
     registry.ensure_accounts(config.registry.accounts.clone()).await?;
     registry.ensure_tenants().await?;
     let accounts = Accounts::new(registry.clone(), Arc::new(FederationAccounts::new(federation.clone())));
@@ -158,6 +159,10 @@ impl RunningNode {
         drop(self.admin);
         self.janitor.stop().await;
         self.federation.shutdown().await;
+        if let Err(error) = self.registry.flush_audit().await {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "the last events of the audit log cannot be written");
+        }
         if let Err(error) = self.registry.flush_pull_times().await {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "the times of the last pulls cannot be written");

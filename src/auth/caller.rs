@@ -57,6 +57,11 @@ impl Caller {
         !self.limit_on(REGISTRY, CATALOG).is_empty()
     }
 
+    /// Whether they run the registry, and their credentials allow all of that.
+    pub fn is_operator(&self) -> bool {
+        self.authority().operator && self.limit_on(KEPPEL, API) == ActionSet::ALL
+    }
+
     /// Whether something may be done with a tenant.
     pub fn has(&self, right: Right, tenant: &TenantId) -> bool {
         let limit = self.limit_on(KEPPEL, API);

@@ -2,8 +2,8 @@
 
 use super::password::tests::quick_hasher;
 use super::*;
-use crate::model::ManualClock;
 use crate::model::policy::{AccountSettings, Secret};
+use crate::model::{Clock as _, ManualClock};
 use data_encoding::BASE64;
 use keppel_federation::vocabulary::RepositoryName;
 use serde_json::json;
@@ -153,6 +153,51 @@ async fn refresh_tokens_give_access_in_every_region_until_the_user_is_revoked() 
     records.remove(RecordKind::User, "user:alice");
     assert!(auth.recall(Some(&header)).unwrap().is_err());
     assert!(auth.recall(Some(&basic("alice", "swordfish"))).is_none_or(|verdict| verdict.is_err()));
+}
+
+#[tokio::test]
+async fn refresh_tokens_outlive_rotations_of_keys_and_restarts_for_as_long_as_they_are_good() {
+    const DAY: i64 = 24 * 3600;
+    let Region { records, clock, .. } = region().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token-keys.json");
+    let publish = |tokens: &Tokens| {
+        for (id, document) in tokens.keys().documents() {
+            records.put(RecordKind::IssuerKey, &id, document.to_bytes());
+        }
+    };
+    // A node as it starts: keys from its file, public ones in the records.
+    let start = || {
+        let options = KeyOptions { rotation_seconds: 2 * DAY, ..KeyOptions::default() };
+        let keys = KeyRing::open(&path, options, clock.now()).unwrap();
+        let tokens = Tokens::new(TokenOptions::default(), keys, records.clone(), clock.clone());
+        publish(&tokens);
+        let driver = Arc::new(LocalDriver::new(records.clone(), quick_hasher(), clock.clone(), 100));
+        Auth::new(&AuthOptions::default(), driver, records.clone(), tokens, clock.clone())
+    };
+    let mut auth = start();
+    let first_key = auth.tokens().keys().documents().remove(0).0;
+    let refresh = token_for(&auth, "offline_token=true", Some(("alice", "swordfish"))).await.refresh_token.unwrap();
+    let exchange = async |auth: &Auth| {
+        let form = format!("grant_type=refresh_token&refresh_token={refresh}");
+        let request = TokenRequest::from_form(form.as_bytes(), None).unwrap();
+        auth.issue(request, home(), |name| RepositoryName::parse(name).ok()).await
+    };
+    for day in 1..14 {
+        clock.advance(DAY);
+        auth.tokens().keys().maintain(clock.now()).unwrap();
+        publish(auth.tokens());
+        if day % 3 == 0 {
+            auth = start();
+        }
+        exchange(&auth).await.unwrap_or_else(|error| panic!("day {day}: {error}"));
+    }
+    let keys = auth.tokens().keys().documents();
+    assert!(keys.iter().all(|(id, _)| *id != first_key), "the key that signed it has gone: {keys:?}");
+    let record = records.get(RecordKind::IssuerKey, &first_key).unwrap();
+    assert!(IssuerKeyDocument::from_bytes(&record.body).unwrap().expires_at > clock.now() + DAY);
+    clock.advance(DAY);
+    assert_eq!(exchange(&auth).await.unwrap_err(), AuthError::Token(TokenError::Expired));
 }
 
 #[tokio::test]

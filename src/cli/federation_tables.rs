@@ -2,9 +2,7 @@
 
 use std::fmt::Write as _;
 
-use keppel_federation::{FederationStatus, MemberStatus};
-
-use crate::app::admin::{AccountInfo, MemberInfo};
+use crate::app::admin::{AccountInfo, FederationStatus, MemberInfo, MemberStatus};
 
 /// Digits of a node id that a person needs to tell nodes apart.
 const SHORT: usize = 10;

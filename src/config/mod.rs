@@ -82,6 +82,10 @@ fn check_together(config: &Config, entries: &[Entry], problems: &mut Vec<Problem
     }
     files::check_tls(&config.http, &origin, problems);
     check_auth(config, &origin, problems);
+    if let Some(url) = config.audit.webhook_url.as_ref().filter(|url| !is_usable_url(url)) {
+        let message = format!("{url:?} is not an https URL (http is for this machine only)");
+        problems.push(Problem::of_key(origin("audit.webhook_url"), "audit.webhook_url", message));
+    }
     let permits = config.storage.concurrent_reads_max + config.storage.concurrent_writes_max + config.metadata.readers;
     if config.node.blocking_threads_max <= permits {
         let message = format!(

@@ -8,10 +8,10 @@ use keppel_federation::membership::MembershipOptions;
 use keppel_federation::transport::quic::QuicOptions;
 
 use super::settings::Config;
-use crate::api::ApiOptions;
 use crate::api::serve::{Listen, ListenAddress, ServerOptions, TlsOptions};
+use crate::api::{ApiOptions, LimitOptions};
 use crate::auth::{AuthOptions, KeyOptions, OidcOptions, PasswordOptions, ProviderOptions, TokenOptions};
-use crate::janitor::JanitorOptions;
+use crate::janitor::{AuditExportOptions, JanitorOptions, Webhook};
 use crate::metadata::MetadataOptions;
 use crate::registry::RegistryOptions;
 use crate::storage::{FilesystemOptions, MemoryOptions, StorageLimits};
@@ -176,6 +176,16 @@ impl Config {
             abandoned_uploads_interval: self.janitor.abandoned_uploads_interval,
             idle_uploads_interval: self.janitor.idle_uploads_interval,
             storage_sweep_interval: self.janitor.storage_sweep_interval,
+            audit_retention: self.audit.retention,
+            audit_export_interval: self.audit.export_interval,
+            audit_export: AuditExportOptions {
+                observer: self.auth.service.clone(),
+                file: self.audit.file.clone(),
+                webhook: self.audit.webhook_url.clone().map(|url| {
+                    let authorization = self.audit.webhook_authorization.clone();
+                    Webhook { url, authorization }
+                }),
+            },
         }
     }
 
@@ -208,6 +218,13 @@ impl Config {
             tags_per_push_max: http.tags_per_push_max,
             token_url: self.auth.token_url.clone(),
             public_hosts: http.public_hosts.iter().map(|host| host.0.clone()).collect(),
+            trusted_proxies: http.trusted_proxies.clone(),
+            limits: LimitOptions {
+                blob_pulls: self.limits.blob_pulls,
+                blob_pushes: self.limits.blob_pushes,
+                manifest_pulls: self.limits.manifest_pulls,
+                manifest_pushes: self.limits.manifest_pushes,
+            },
         }
     }
 }
@@ -234,7 +251,10 @@ mod tests {
         assert_eq!(config.storage_limits(), StorageLimits::default());
         let registry = RegistryOptions { create_accounts_on_push: true, ..RegistryOptions::default() };
         assert_eq!(text(&config.registry_options()), text(&registry));
-        assert_eq!(text(&config.janitor_options()), text(&JanitorOptions::default()));
+        let observer = config.auth.service.clone();
+        let audit_export = AuditExportOptions { observer, ..AuditExportOptions::default() };
+        let janitor = JanitorOptions { audit_export, ..JanitorOptions::default() };
+        assert_eq!(text(&config.janitor_options()), text(&janitor));
         assert_eq!(text(&config.token_options()), text(&TokenOptions::default()));
         assert_eq!(text(&config.key_options()), text(&KeyOptions::default()));
         assert_eq!(text(&config.password_options()), text(&PasswordOptions::default()));

@@ -7,7 +7,9 @@ use keppel_federation::membership::seeds::Seed;
 use keppel_federation::vocabulary::{AccountName, Region};
 
 use crate::api::serve::ListenAddress;
+use crate::api::{RateLimit, TrustedProxy};
 use crate::auth::{GroupRule, HtpasswdGrant, WorkloadRule};
+use crate::model::policy::Secret;
 
 use super::table::{Assembler, Key, Section, sections};
 use super::value::{ByteSize, HostName, UdpAddress, choice};
@@ -95,6 +97,9 @@ sections! {
         http2_streams_max: usize = 256, from 1 to 10000;
         /// What clients are told about the least size of an upload's chunks. A hint, smaller ones are taken.
         upload_chunk_min: ByteSize = "1MiB", from "1B" to "1GiB";
+        /// Proxies whose word is taken for where requests come from (X-Forwarded-For, X-Forwarded-Proto,
+        /// X-Forwarded-Host, Forwarded): networks, addresses, or "unix" for those that come through a Unix socket.
+        trusted_proxies: Vec<TrustedProxy> = [];
         /// Tags that one push may set with ?tag=.
         tags_per_push_max: usize = 100, from 1 to 1000;
     }
@@ -227,6 +232,33 @@ sections! {
         idle_uploads_interval: Duration = "1m", from "1s" to "1d";
         /// How often stored bytes that nothing refers to are looked for, and removed. Also done at the start.
         storage_sweep_interval: Duration = "6h", from "1m" to "30d";
+    }
+
+    /// How often one account may be asked for something, as "LIMIT/WINDOW burst BURST" with window s, m or h, such as
+    /// "1000/m burst 200". More is answered with 429.
+    limits: Limits {
+        /// Downloads of blobs. Default: no limit, as for all of these.
+        blob_pulls: Option<RateLimit> = "", example "6000/m burst 500";
+        /// Uploads of blobs.
+        blob_pushes: Option<RateLimit> = "", example "1000/m burst 200";
+        /// Downloads of manifests.
+        manifest_pulls: Option<RateLimit> = "", example "6000/m burst 500";
+        /// Uploads of manifests.
+        manifest_pushes: Option<RateLimit> = "", example "600/m burst 100";
+    }
+
+    /// The log of what was changed and by whom.
+    audit: Audit {
+        /// How long events are kept.
+        retention: Duration = "90d", from "1h" to "3650d";
+        /// A file that events are appended to, one JSON document (in the form of CADF) a line.
+        file: Option<PathBuf> = "", example "/var/log/keppel/audit.jsonl";
+        /// A URL that gets events by POST, as a JSON list.
+        webhook_url: Option<String> = "", example "https://audit.example.org/events";
+        /// What is sent to it as Authorization header.
+        webhook_authorization: Option<Secret> = "", example "Bearer TOKEN";
+        /// How often events are looked for that have not been sent on.
+        export_interval: Duration = "1s", from "100ms" to "1h";
     }
 
     /// This node's part in a federation of regions. A node on its own is a federation of one.

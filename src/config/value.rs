@@ -9,7 +9,9 @@ use keppel_federation::membership::seeds::Seed;
 use keppel_federation::vocabulary::{AccountName, Region};
 
 use crate::api::serve::ListenAddress;
+use crate::api::{RateLimit, TrustedProxy};
 use crate::auth::{GroupRule, HtpasswdGrant, WorkloadRule};
+use crate::model::policy::Secret;
 
 /// A value that was read but has no type yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -347,6 +349,49 @@ impl Value for Seed {
 
     fn to_toml(&self) -> String {
         quoted(&self.to_string())
+    }
+}
+
+impl Value for TrustedProxy {
+    fn expected() -> String {
+        "a network, an address or \"unix\", such as \"10.0.0.0/8\"".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        raw.text()?.parse().ok()
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl Value for RateLimit {
+    fn expected() -> String {
+        "a limit: write \"LIMIT/WINDOW burst BURST\" with window s, m or h, such as \"1000/m burst 200\"".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        raw.text()?.parse().ok()
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+/// It is written back as asterisks: nothing that shows a configuration shows it.
+impl Value for Secret {
+    fn expected() -> String {
+        "a text".to_owned()
+    }
+
+    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
+        raw.text().map(Self::new)
+    }
+
+    fn to_toml(&self) -> String {
+        quoted("***")
     }
 }
 

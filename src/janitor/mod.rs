@@ -5,6 +5,9 @@
 //! | task | rhythm | what it does |
 //! | --- | --- | --- |
 //! | [`abandoned_uploads`] | 1 h | ends upload sessions that nobody touched for long |
+//! | [`audit_write`] | 200 ms | writes the events of the audit log gathered in memory |
+//! | [`audit_export`] | 1 s | sends them on to a file or a webhook |
+//! | `audit_expire` | 1 h | removes those that are past their time |
 //! | [`idle_uploads`] | 1 min | closes the files of sessions that wait for their client |
 //! | [`pull_times`] | 10 s | writes the pull times gathered in memory |
 //! | [`storage_sweep`] | at the start, then 6 h | removes stored bytes that no row names: what a crash left |
@@ -12,6 +15,8 @@
 //! Deliberately absent: rules about what is garbage among what has a row (retention); that is for a later task.
 
 pub mod abandoned_uploads;
+pub mod audit_export;
+pub mod audit_write;
 pub mod idle_uploads;
 pub mod pull_times;
 pub mod storage_sweep;
@@ -25,6 +30,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::registry::{Registry, RegistryError};
 
+pub use audit_export::{AuditExportOptions, Webhook};
+
+/// How long events of the audit log wait in memory.
+const AUDIT_WRITE_INTERVAL: Duration = Duration::from_millis(200);
+const AUDIT_EXPIRE_INTERVAL: Duration = Duration::from_secs(3600);
+
 /// The rhythms of the tasks.
 #[derive(Debug, Clone)]
 pub struct JanitorOptions {
@@ -34,6 +45,12 @@ pub struct JanitorOptions {
     pub idle_uploads_interval: Duration,
     /// Between two storage sweeps.
     pub storage_sweep_interval: Duration,
+    /// How long events of the audit log are kept.
+    pub audit_retention: Duration,
+    /// Between two looks for events that have not been sent on.
+    pub audit_export_interval: Duration,
+    /// Where they are sent.
+    pub audit_export: AuditExportOptions,
 }
 
 impl Default for JanitorOptions {
@@ -42,6 +59,9 @@ impl Default for JanitorOptions {
             abandoned_uploads_interval: Duration::from_secs(3600),
             idle_uploads_interval: Duration::from_secs(60),
             storage_sweep_interval: Duration::from_secs(6 * 3600),
+            audit_retention: Duration::from_secs(90 * 24 * 3600),
+            audit_export_interval: Duration::from_secs(1),
+            audit_export: AuditExportOptions::default(),
         }
     }
 }
@@ -61,6 +81,15 @@ impl Janitor {
         janitor.recur("abandoned_uploads", options.abandoned_uploads_interval, &registry, abandoned_uploads::run);
         janitor.recur("idle_uploads", options.idle_uploads_interval, &registry, idle_uploads::run);
         janitor.recur("pull_times", pull_times_interval, &registry, pull_times::run);
+        janitor.recur("audit_write", AUDIT_WRITE_INTERVAL, &registry, audit_write::run);
+        let retention_seconds = i64::try_from(options.audit_retention.as_secs()).unwrap_or(i64::MAX / 4000);
+        let expire = move |registry: Registry| async move { registry.expire_audit(retention_seconds).await };
+        janitor.recur("audit_expire", AUDIT_EXPIRE_INTERVAL, &registry, expire);
+        if options.audit_export.file.is_some() || options.audit_export.webhook.is_some() {
+            let (export, http) = (options.audit_export.clone(), reqwest::Client::new());
+            let run = move |registry| audit_export::run(registry, export.clone(), http.clone());
+            janitor.recur("audit_export", options.audit_export_interval, &registry, run);
+        }
         janitor
     }
 

@@ -3,7 +3,11 @@ use rusqlite::Connection;
 use super::MetadataError;
 
 /// The schema's history: append only. Number N brings a database from `user_version` N to N + 1.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_registry.sql"), include_str!("migrations/0002_usage.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_registry.sql"),
+    include_str!("migrations/0002_usage.sql"),
+    include_str!("migrations/0003_audit.sql"),
+];
 
 /// Brings a database to the latest schema, each step in a transaction of its own.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), MetadataError> {

@@ -9,6 +9,7 @@
 //! Deliberately absent: rules about who may do what, and blob bytes.
 
 mod accounts;
+mod audit;
 mod blobs;
 mod connection;
 mod error;
@@ -26,6 +27,7 @@ mod usage;
 mod writer;
 
 pub use accounts::{AccountId, RepositoryId};
+pub use audit::AuditRow;
 pub use blobs::{BlobId, BlobRow, NewBlob};
 pub use error::MetadataError;
 pub use listing::{ListedManifest, ListedRepository, ListedTag};

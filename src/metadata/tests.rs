@@ -187,6 +187,7 @@ async fn every_query_per_request_uses_an_index() {
     // The statements as the rooms run them: whoever adds one that scans a table sees it here.
     let sources = [
         include_str!("accounts.rs"),
+        include_str!("audit.rs"),
         include_str!("blobs.rs"),
         include_str!("listing.rs"),
         include_str!("manifests.rs"),
@@ -226,6 +227,51 @@ fn statements_in(source: &str) -> Vec<String> {
         .filter(|text| ["SELECT", "INSERT", "UPDATE", "DELETE"].iter().any(|verb| text.starts_with(verb)))
         .map(|text| text.replace("\\\n", " ").replace("{COLUMNS}", columns))
         .collect()
+}
+
+#[tokio::test]
+async fn audit_events_are_listed_by_page_and_tenant_sent_on_in_order_and_expire() {
+    let database = open();
+    let event = |tenant: Option<&str>, at_ms| AuditRow {
+        id: 0,
+        at_ms,
+        tenant: tenant.map(str::to_owned),
+        actor: "user:ada".into(),
+        address: "::1".into(),
+        user_agent: String::new(),
+        request_id: "r".into(),
+        action: "create".into(),
+        kind: "account".into(),
+        target: "acme".into(),
+        detail: String::new(),
+        status: 200,
+    };
+    let events = vec![event(Some("acme"), 1), event(None, 2), event(Some("acme"), 3), event(Some("other"), 4)];
+    let listed = |tenant: Option<&'static str>, before, limit| {
+        let read = database.metadata.read(move |reader| reader.list_audit(tenant, before, limit));
+        async move {
+            let rows: Vec<AuditRow> = read.await.map_err(|error: MetadataError| error).unwrap();
+            rows.iter().map(|row| row.id).collect::<Vec<_>>()
+        }
+    };
+    database.metadata.write(move |transaction| transaction.insert_audit(&events)).await.unwrap();
+    assert_eq!(listed(None, None, 10).await, [4, 3, 2, 1]);
+    assert_eq!(listed(None, Some(3), 1).await, [2]);
+    assert_eq!(listed(Some("acme"), None, 10).await, [3, 1]);
+    assert_eq!(listed(Some("acme"), Some(3), 10).await, [1]);
+    let waiting = || async {
+        let read = database.metadata.read(|reader| reader.list_audit_for("file", 2));
+        let rows: Vec<AuditRow> = read.await.map_err(|error: MetadataError| error).unwrap();
+        rows.iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(waiting().await, [1, 2]);
+    database.metadata.write(|transaction| transaction.put_audit_export("file", 2)).await.unwrap();
+    database.metadata.write(|transaction| transaction.put_audit_export("file", 3)).await.unwrap();
+    assert_eq!(waiting().await, [4]);
+    let gone: usize = database.metadata.write(|transaction| transaction.expire_audit(4, 2)).await.unwrap();
+    assert_eq!((gone, listed(None, None, 10).await), (2, vec![4, 3]));
+    let gone: usize = database.metadata.write(|transaction| transaction.expire_audit(4, 2)).await.unwrap();
+    assert_eq!((gone, listed(None, None, 10).await), (1, vec![4]));
 }
 
 #[tokio::test]

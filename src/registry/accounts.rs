@@ -64,6 +64,11 @@ impl Accounts {
         }
     }
 
+    /// The tenant of an account.
+    pub fn tenant_of(&self, name: &AccountName) -> Option<TenantId> {
+        self.book.get(name).map(|entry| entry.tenant)
+    }
+
     /// The other nodes.
     pub fn peers(&self) -> Vec<PeerEntry> {
         self.book.peers()

@@ -9,6 +9,7 @@
 mod account_book;
 mod account_error;
 mod accounts;
+mod audit;
 mod blob_storing;
 mod blobs;
 mod claims;
@@ -32,6 +33,7 @@ mod uploads;
 pub use account_book::{AccountBook, AccountDecision, AccountEntry, PeerEntry, Undecided};
 pub use account_error::AccountError;
 pub use accounts::Accounts;
+pub use audit::{AuditEvent, to_cadf};
 pub use blobs::BlobInfo;
 pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
 pub use contents::{ManifestEntry, ReportAbsence};
@@ -52,6 +54,7 @@ use keppel_federation::vocabulary::{AccountName, ParseError, RepositoryName, Sto
 use crate::metadata::{Metadata, WriteTransaction};
 use crate::model::Clock;
 use crate::storage::Storage;
+use audit::AuditLog;
 use in_progress::InProgress;
 use manifest_cache::ManifestCache;
 use pull_times::PullTimes;
@@ -118,6 +121,7 @@ struct Inner {
     claims: Arc<dyn AccountClaims>,
     cache: ManifestCache,
     pull_times: PullTimes,
+    audit: AuditLog,
     sessions: UploadSessions,
     in_progress: InProgress,
     large_manifests: Semaphore,
@@ -138,6 +142,7 @@ impl Registry {
         let inner = Inner {
             cache: ManifestCache::new(options.manifest_cache_bytes),
             pull_times: PullTimes::default(),
+            audit: AuditLog::default(),
             sessions: UploadSessions::new(options.uploads_max),
             in_progress: InProgress::default(),
             large_manifests: Semaphore::new(manifest_push::LARGE_AT_ONCE),

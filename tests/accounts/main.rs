@@ -5,7 +5,9 @@ mod harness;
 
 mod account_api;
 mod account_fields;
+mod audit;
 mod contents;
+mod doors;
 mod logins;
 mod people;
 mod regions;

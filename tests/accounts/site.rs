@@ -41,8 +41,17 @@ impl Reply {
 
 impl Site {
     pub fn start() -> Self {
-        let often = "registry.pull_times_interval=1s";
-        let server = Server::start_with_options(&["--set", "auth.driver=local", "--set", often]);
+        Self::start_with(&[])
+    }
+
+    /// With further settings, as `--set` takes them.
+    pub fn start_with(settings: &[&str]) -> Self {
+        let settings: Vec<&str> = ["auth.driver=local", "registry.pull_times_interval=1s"]
+            .iter()
+            .chain(settings)
+            .flat_map(|text| ["--set", *text])
+            .collect();
+        let server = Server::start_with_options(&settings);
         let client = server.client();
         let site = Self { server, client };
         site.add_user("root", &["--operator"]);

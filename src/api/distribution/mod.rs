@@ -31,6 +31,7 @@ use super::{
     access::{Action, Scope, Visitor},
     body::{Body, BodyEnd, RequestBody},
     error::ApiError,
+    limits,
     metrics::Route,
     serve::{FileSender, Peer},
     service::ApiState,
@@ -94,7 +95,12 @@ pub(super) fn route_of(path: &str) -> Route {
 }
 
 /// The answer to a pull of a manifest that is in memory; `None` when the long way has to be taken. Waits for nothing.
-pub(super) fn answer_from_memory(state: &ApiState, peer: &Peer, request: &Request<Incoming>) -> Option<Response<Body>> {
+pub(super) fn answer_from_memory(
+    state: &ApiState,
+    peer: &Peer,
+    request_id: &HeaderValue,
+    request: &Request<Incoming>,
+) -> Option<Response<Body>> {
     let is_head = match *request.method() {
         Method::GET => false,
         Method::HEAD => true,
@@ -104,7 +110,20 @@ pub(super) fn answer_from_memory(state: &ApiState, peer: &Peer, request: &Reques
     let visitor = Visitor::recall(state, request.headers(), request.uri(), peer)?;
     visitor.authorize(Scope::Repository { name, action: Action::Pull }).ok()?;
     let manifest = manifests::get_from_memory(state, visitor.account(), name, reference)?;
-    let mut response = manifests::respond(state, &manifest, request.headers(), is_head).ok()?;
+    let limited = match (state.limits(), is_head) {
+        (Some(limits), false) => {
+            let account = visitor.parse(name).ok()?.account();
+            limits.count(account.as_str(), limits::Action::ManifestPulls)
+        }
+        _ => None,
+    };
+    let mut response = match limited {
+        Some(standing) if standing.retry_seconds.is_some() => ApiError::too_many_requests().into_response(request_id),
+        _ => manifests::respond(state, &manifest, request.headers(), is_head).ok()?,
+    };
+    if let Some(standing) = limited {
+        standing.set_headers(response.headers_mut());
+    }
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     Some(response)
 }
@@ -147,7 +166,7 @@ async fn dispatch(
     let query = Query::new(parts.uri.query());
     let scope = endpoint.scope(&parts.method).ok_or_else(|| ApiError::method_not_allowed(endpoint.allow()))?;
     let visitor = Visitor::identify(state, &parts.headers, &parts.uri, peer, scope).await?;
-    visitor.authorize(scope)?;
+    let pending = endpoint.change(&parts.method, &visitor).map(|change| visitor.pending(change, request_id));
     let call = Call {
         state,
         visitor: &visitor,
@@ -159,21 +178,58 @@ async fn dispatch(
     };
     let idle_timeout = state.options().server.body_idle_timeout;
     let body = RequestBody::new(incoming, end, idle_timeout, state.metrics().received.clone());
-    match (endpoint, &parts.method) {
+    let answer = match visitor.authorize(scope) {
+        Ok(()) => within_limits(&call, endpoint, body).await,
+        Err(refusal) => Err(refusal),
+    };
+    // An upload session that was opened has changed nothing that anybody can see.
+    if let Some(pending) = pending {
+        match &answer {
+            Ok(response) if endpoint.is_upload() && response.status() != StatusCode::CREATED => {}
+            Ok(response) => pending.finish(response.status(), text_of(response, &CONTENT_DIGEST)),
+            Err(refusal) => pending.finish(refusal.status(), refusal.words()),
+        }
+    }
+    answer
+}
+
+fn text_of(response: &Response<Body>, name: &HeaderName) -> String {
+    response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+/// Carries the request out unless the account is asked for too much; tells how it stands.
+async fn within_limits(call: &Call<'_>, endpoint: Endpoint<'_>, body: RequestBody) -> Answer {
+    let limited = call.state.limits().and_then(|limits| {
+        let (name, action) = endpoint.limited(call.method)?;
+        let account = call.state.registry().parse_repository(name).ok()?.account();
+        limits.count(account.as_str(), action)
+    });
+    let Some(standing) = limited else { return carry_out(call, endpoint, body).await };
+    let answer = match standing.retry_seconds {
+        None => carry_out(call, endpoint, body).await,
+        Some(_) => Err(ApiError::too_many_requests()),
+    };
+    let mut response = answer.unwrap_or_else(|error| error.into_response(call.request_id));
+    standing.set_headers(response.headers_mut());
+    Ok(response)
+}
+
+async fn carry_out(call: &Call<'_>, endpoint: Endpoint<'_>, body: RequestBody) -> Answer {
+    match (endpoint, call.method) {
         (Endpoint::Base, _) => Ok(base::get()),
-        (Endpoint::Catalog, _) => catalog::get(&call).await,
-        (Endpoint::Manifest { name, reference }, &Method::PUT) => manifests::put(&call, name, reference, body).await,
-        (Endpoint::Manifest { name, reference }, &Method::DELETE) => manifests::delete(&call, name, reference).await,
-        (Endpoint::Manifest { name, reference }, _) => manifests::get(&call, name, reference).await,
-        (Endpoint::Blob { name, digest }, &Method::DELETE) => blobs::delete(&call, name, digest).await,
-        (Endpoint::Blob { name, digest }, _) => blobs::get(&call, name, digest).await,
-        (Endpoint::Uploads { name }, _) => uploads::post(&call, name, body).await,
-        (Endpoint::Upload { name, id }, &Method::PATCH) => uploads::patch(&call, name, id, body).await,
-        (Endpoint::Upload { name, id }, &Method::PUT) => uploads::put(&call, name, id, body).await,
-        (Endpoint::Upload { name, id }, &Method::DELETE) => uploads::delete(&call, name, id).await,
-        (Endpoint::Upload { name, id }, _) => uploads::get(&call, name, id).await,
-        (Endpoint::Tags { name }, _) => tags::get(&call, name).await,
-        (Endpoint::Referrers { name, digest }, _) => referrers::get(&call, name, digest).await,
+        (Endpoint::Catalog, _) => catalog::get(call).await,
+        (Endpoint::Manifest { name, reference }, &Method::PUT) => manifests::put(call, name, reference, body).await,
+        (Endpoint::Manifest { name, reference }, &Method::DELETE) => manifests::delete(call, name, reference).await,
+        (Endpoint::Manifest { name, reference }, _) => manifests::get(call, name, reference).await,
+        (Endpoint::Blob { name, digest }, &Method::DELETE) => blobs::delete(call, name, digest).await,
+        (Endpoint::Blob { name, digest }, _) => blobs::get(call, name, digest).await,
+        (Endpoint::Uploads { name }, _) => uploads::post(call, name, body).await,
+        (Endpoint::Upload { name, id }, &Method::PATCH) => uploads::patch(call, name, id, body).await,
+        (Endpoint::Upload { name, id }, &Method::PUT) => uploads::put(call, name, id, body).await,
+        (Endpoint::Upload { name, id }, &Method::DELETE) => uploads::delete(call, name, id).await,
+        (Endpoint::Upload { name, id }, _) => uploads::get(call, name, id).await,
+        (Endpoint::Tags { name }, _) => tags::get(call, name).await,
+        (Endpoint::Referrers { name, digest }, _) => referrers::get(call, name, digest).await,
     }
 }
 

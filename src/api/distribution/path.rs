@@ -6,7 +6,11 @@ use http::Method;
 use keppel_federation::vocabulary::ParseError;
 use percent_encoding::percent_decode_str;
 
-use crate::api::access::{Action, Scope};
+use crate::api::{
+    access::{Action, Scope, Visitor},
+    audit::Change,
+    limits,
+};
 
 /// What a path names. The parts are as written: names and references are parsed by whoever uses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +31,48 @@ pub(crate) enum Endpoint<'a> {
     Tags { name: &'a str },
     /// `/v2/<name>/referrers/<digest>`
     Referrers { name: &'a str, digest: &'a str },
+}
+
+impl Endpoint<'_> {
+    /// What a method changes there, for the audit log.
+    pub(super) fn change(&self, method: &Method, visitor: &Visitor<'_>) -> Option<Change> {
+        let (name, action, kind, rest) = match (self, method) {
+            (Self::Manifest { name, reference }, &Method::PUT) => (name, "create", "manifest", Some(reference)),
+            (Self::Manifest { name, reference }, &Method::DELETE) => {
+                (name, "delete", if reference.contains(':') { "manifest" } else { "tag" }, Some(reference))
+            }
+            (Self::Blob { name, digest }, &Method::DELETE) => (name, "delete", "blob", Some(digest)),
+            (Self::Uploads { name }, &Method::POST) | (Self::Upload { name, .. }, &Method::PUT) => {
+                (name, "create", "blob", None)
+            }
+            _ => return None,
+        };
+        let repository = visitor.parse(name).ok();
+        let full = repository.as_ref().map_or_else(|| (*name).to_owned(), ToString::to_string);
+        let target = match rest {
+            None => full,
+            Some(reference) if reference.contains(':') => format!("{full}@{reference}"),
+            Some(tag) => format!("{full}:{tag}"),
+        };
+        let account = repository.map(|repository| repository.account());
+        Some(Change { action, kind, target, account, tenant: None })
+    }
+
+    /// Whether it is about sending a blob.
+    pub(super) fn is_upload(&self) -> bool {
+        matches!(self, Self::Uploads { .. } | Self::Upload { .. })
+    }
+
+    /// What of a method counts towards which limit, and in which repository.
+    pub(super) fn limited(&self, method: &Method) -> Option<(&str, limits::Action)> {
+        match (self, method) {
+            (Self::Manifest { name, .. }, &Method::GET) => Some((name, limits::Action::ManifestPulls)),
+            (Self::Manifest { name, .. }, &Method::PUT) => Some((name, limits::Action::ManifestPushes)),
+            (Self::Blob { name, .. }, &Method::GET) => Some((name, limits::Action::BlobPulls)),
+            (Self::Uploads { name }, &Method::POST) => Some((name, limits::Action::BlobPushes)),
+            _ => None,
+        }
+    }
 }
 
 impl<'a> Endpoint<'a> {

@@ -4,6 +4,7 @@
 //! line of text that names the field or name at fault. Whoever may not see an account is told that there is none.
 
 mod accounts;
+mod audit;
 mod manifests;
 mod path;
 mod peers;
@@ -22,11 +23,13 @@ use http::{
     header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
     request::Parts,
 };
+use keppel_federation::vocabulary::{AccountName, TenantId};
 use serde_json::Value;
 
 pub(super) use self::path::Endpoint;
 use super::{
     access::{Scope, Visitor},
+    audit::Change,
     distribution::{Query, path_decode},
     error::ApiError,
     request_id,
@@ -102,6 +105,22 @@ impl Refusal {
         Self::Plain(status, reason.into())
     }
 
+    /// What the client is told as status.
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Plain(status, _) | Self::Document(status, _) => *status,
+            Self::Http(error) => error.status(),
+        }
+    }
+
+    /// What the client is told in words.
+    fn words(&self) -> String {
+        match self {
+            Self::Plain(_, reason) | Self::Document(_, reason) => reason.clone(),
+            Self::Http(error) => error.words(),
+        }
+    }
+
     fn forbidden() -> Self {
         Self::plain(StatusCode::FORBIDDEN, "you are not allowed to do this")
     }
@@ -148,6 +167,12 @@ impl From<RegistryError> for Refusal {
     }
 }
 
+/// The methods of a path, as the `Allow` header lists them.
+#[cfg(test)]
+pub(super) fn allowed(path: &str) -> Option<&'static str> {
+    Endpoint::parse(path).map(Endpoint::allow)
+}
+
 /// Answers any request below `/keppel/v1/` that is not about tokens.
 pub(super) async fn answer(
     State(state): State<ApiState>,
@@ -155,7 +180,7 @@ pub(super) async fn answer(
     request: Request,
 ) -> Response {
     let request_id = request_id::of_request(request.headers());
-    match dispatch(&state, &peer, request).await {
+    match dispatch(&state, &peer, &request_id, request).await {
         Ok(response) => response,
         Err(Refusal::Plain(status, reason)) => plain(status, &reason),
         Err(Refusal::Document(status, reason)) => {
@@ -167,7 +192,7 @@ pub(super) async fn answer(
     }
 }
 
-async fn dispatch(state: &ApiState, peer: &Peer, request: Request) -> Answer {
+async fn dispatch(state: &ApiState, peer: &Peer, request_id: &HeaderValue, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let path =
         path_decode(parts.uri.path()).map_err(|error| Refusal::plain(StatusCode::BAD_REQUEST, error.to_string()))?;
@@ -175,7 +200,46 @@ async fn dispatch(state: &ApiState, peer: &Peer, request: Request) -> Answer {
         Endpoint::parse(&path).ok_or_else(|| Refusal::plain(StatusCode::NOT_FOUND, "there is no such endpoint"))?;
     let scope = Scope::Api { action: endpoint.action(&parts.method) };
     let visitor = Visitor::identify(state, &parts.headers, &parts.uri, peer, scope).await?;
-    visitor.authorize(scope)?;
+    let pending = change(endpoint, &parts.method, state).map(|change| visitor.pending(change, request_id));
+    let answer = match visitor.authorize(scope) {
+        Ok(()) => carry_out(state, &visitor, endpoint, &parts, body).await,
+        Err(refusal) => Err(refusal.into()),
+    };
+    if let Some(pending) = pending {
+        match &answer {
+            Ok(response) => pending.finish(response.status(), String::new()),
+            Err(refusal) => pending.finish(refusal.status(), refusal.words()),
+        }
+    }
+    answer
+}
+
+/// What a request is about to change, for the audit log.
+fn change(endpoint: Endpoint<'_>, method: &Method, state: &ApiState) -> Option<Change> {
+    let action = match *method {
+        Method::PUT => "update",
+        Method::POST => "create",
+        Method::DELETE => "delete",
+        _ => return None,
+    };
+    let (kind, target, account) = endpoint.target()?;
+    let account = account.and_then(|account| AccountName::parse(account).ok());
+    let is_new = account.as_ref().is_some_and(|account| state.accounts().tenant_of(account).is_none());
+    let action = if is_new && kind == "account" && action == "update" { "create" } else { action };
+    let tenant = match endpoint {
+        Endpoint::Quotas(tenant) => TenantId::parse(tenant).ok(),
+        _ => None,
+    };
+    Some(Change { action, kind, target, account, tenant })
+}
+
+async fn carry_out(
+    state: &ApiState,
+    visitor: &Visitor<'_>,
+    endpoint: Endpoint<'_>,
+    parts: &Parts,
+    body: axum::body::Body,
+) -> Answer {
     if !endpoint.allow().split(", ").any(|known| known == parts.method.as_str()) {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "this endpoint does not know the method");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(endpoint.allow()));
@@ -185,8 +249,9 @@ async fn dispatch(state: &ApiState, peer: &Peer, request: Request) -> Answer {
         Method::PUT => Some(read(state, body).await?),
         _ => None,
     };
-    let call = Call { state, visitor: &visitor, parts: &parts, body };
+    let call = Call { state, visitor, parts, body };
     match (endpoint, &parts.method) {
+        (Endpoint::Audit, _) => audit::list(&call).await,
         (Endpoint::Accounts, _) => Ok(accounts::list(&call)),
         (Endpoint::Account(name), &Method::PUT) => accounts::put(&call, name).await,
         (Endpoint::Account(name), &Method::DELETE) => accounts::delete(&call, name).await,

@@ -29,18 +29,21 @@ pub(in crate::api) enum Endpoint<'a> {
     Peers,
     /// `/keppel/v1/quotas/<tenant>`
     Quotas(&'a str),
+    /// `/keppel/v1/audit`
+    Audit,
 }
 
 impl<'a> Endpoint<'a> {
     /// How many kinds there are, for tests that list them.
     #[cfg(test)]
-    pub(in crate::api) const COUNT: usize = 12;
+    pub(in crate::api) const COUNT: usize = 13;
 
     /// Takes a decoded path apart.
     pub(super) fn parse(path: &'a str) -> Option<Self> {
         match path.strip_prefix("/keppel/v1/")? {
             "accounts" => return Some(Self::Accounts),
             "peers" => return Some(Self::Peers),
+            "audit" => return Some(Self::Audit),
             _ => {}
         }
         let rest = &path["/keppel/v1/".len()..];
@@ -75,6 +78,7 @@ impl<'a> Endpoint<'a> {
     pub(in crate::api) fn allow(self) -> &'static str {
         match self {
             Self::Accounts
+            | Self::Audit
             | Self::Peers
             | Self::Repositories(_)
             | Self::Manifests { .. }
@@ -84,6 +88,25 @@ impl<'a> Endpoint<'a> {
             Self::ScanPolicies(_) | Self::Quotas(_) => "GET, HEAD, PUT",
             Self::Repository { .. } | Self::Manifest { .. } | Self::Tag { .. } => "DELETE",
         }
+    }
+
+    /// What is changed there, for the audit log: its kind, its name, and the account.
+    pub(super) fn target(self) -> Option<(&'static str, String, Option<&'a str>)> {
+        let (kind, target, account) = match self {
+            Self::Accounts | Self::Peers | Self::Audit => return None,
+            Self::Account(name) => ("account", name.to_owned(), name),
+            Self::Sublease(name) => ("sublease", name.to_owned(), name),
+            Self::ScanPolicies(name) => ("security_scan_policies", name.to_owned(), name),
+            Self::Repositories(name) => ("repositories", name.to_owned(), name),
+            Self::Repository { account, repository } => ("repository", format!("{account}/{repository}"), account),
+            Self::Manifests { account, repository } => ("manifests", format!("{account}/{repository}"), account),
+            Self::Manifest { account, repository, digest } | Self::TrivyReport { account, repository, digest } => {
+                ("manifest", format!("{account}/{repository}@{digest}"), account)
+            }
+            Self::Tag { account, repository, tag } => ("tag", format!("{account}/{repository}:{tag}"), account),
+            Self::Quotas(tenant) => return Some(("quota", tenant.to_owned(), None)),
+        };
+        Some((kind, target, Some(account)))
     }
 
     /// What the credentials must be good for, as far as that does not depend on roles.
@@ -107,6 +130,7 @@ mod tests {
         for (path, endpoint) in [
             ("accounts", Some(E::Accounts)),
             ("peers", Some(E::Peers)),
+            ("audit", Some(E::Audit)),
             ("accounts/acme", Some(E::Account("acme"))),
             ("accounts/", Some(E::Account(""))),
             ("accounts/acme/sublease", Some(E::Sublease("acme"))),

@@ -50,6 +50,8 @@ pub struct Peer {
     pub address: Option<IpAddr>,
     /// The address as a header value, ready to be sent.
     pub header: HeaderValue,
+    /// Whether the address was told by a trusted proxy.
+    pub is_behind_proxy: bool,
     files: Option<FileSender>,
 }
 
@@ -57,7 +59,20 @@ impl Peer {
     fn new(address: Option<SocketAddr>, files: Option<FileSender>) -> Self {
         let address = address.map(|address| address.ip().to_canonical());
         let header = address.and_then(|address| HeaderValue::try_from(address.to_string()).ok());
-        Self { address, header: header.unwrap_or(HeaderValue::from_static("local")), files }
+        let header = header.unwrap_or(HeaderValue::from_static("local"));
+        Self { address, header, is_behind_proxy: false, files }
+    }
+
+    /// The one at the other end of a trusted proxy's connection, from this address.
+    pub(crate) fn through_proxy(&self, address: Option<IpAddr>) -> Self {
+        let address = address.map(|address| SocketAddr::new(address, 0));
+        Self { is_behind_proxy: true, ..Self::new(address, self.files.clone()) }
+    }
+
+    /// One at an address.
+    #[cfg(test)]
+    pub(crate) fn at(address: Option<IpAddr>) -> Self {
+        Self::new(address.map(|address| SocketAddr::new(address, 0)), None)
     }
 
     /// What takes parts of files in place of their bytes, where that works for an answer of this version.

@@ -37,7 +37,7 @@ pub(super) async fn get(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    let place = Place::of(&state.options().public_hosts, &headers, &uri);
+    let place = Place::of(&state.options().public_hosts, &peer, &headers, &uri);
     let request = basic(&headers).and_then(|basic| TokenRequest::from_query(&query.unwrap_or_default(), basic));
     answer(&state, &peer, &place, request).await
 }
@@ -50,7 +50,7 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let place = Place::of(&state.options().public_hosts, &headers, &uri);
+    let place = Place::of(&state.options().public_hosts, &peer, &headers, &uri);
     let form = tokio::time::timeout(state.options().server.body_idle_timeout, to_bytes(body, FORM_BYTES_MAX)).await;
     let request = match form {
         Ok(Ok(form)) => basic(&headers).and_then(|basic| TokenRequest::from_form(&form, basic)),

@@ -3,11 +3,13 @@
 //! One request and one answer per connection, each a line of JSON. It has what only an operator may do to the
 //! federation; everything about images goes through HTTP.
 
+mod audit;
 mod client;
 mod message;
 mod server;
 mod socket;
 
 pub use client::{AdminError, ask};
+pub use keppel_federation::{FederationStatus, MemberStatus};
 pub use message::{AccountInfo, Answer, InvitedRole, MemberInfo, Request};
 pub(super) use server::AdminServer;

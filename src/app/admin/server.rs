@@ -3,7 +3,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keppel_federation::Federation;
@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::socket::SocketPath;
 use super::{AccountInfo, Answer, MemberInfo, Request};
 use crate::auth::People;
+use crate::registry::Registry;
 
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +33,17 @@ const ACCOUNTS_PAGE: usize = 10_000;
 pub struct AdminServer {
     task: JoinHandle<()>,
     path: PathBuf,
+    audit: AuditSlot,
+}
+
+/// The registry whose audit log tells what operators did, once there is one: a witness has none.
+#[derive(Clone, Default)]
+struct AuditSlot(Arc<OnceLock<Registry>>);
+
+impl std::fmt::Debug for AuditSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AuditSlot")
+    }
 }
 
 impl AdminServer {
@@ -46,7 +58,14 @@ impl AdminServer {
         // Closed to others before it has the name under which anyone looks for it.
         std::fs::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(temporary.path(), socket.path())?;
-        Ok(Self { task: tokio::spawn(serve(listener, federation, people)), path: data.join("admin.sock") })
+        let audit = AuditSlot::default();
+        let task = tokio::spawn(serve(listener, federation, people, audit.clone()));
+        Ok(Self { task, path: data.join("admin.sock"), audit })
+    }
+
+    /// Notes from now on in this registry's audit log what operators do.
+    pub fn audit_with(&self, registry: Registry) {
+        let _ = self.audit.0.set(registry);
     }
 }
 
@@ -59,15 +78,15 @@ impl Drop for AdminServer {
     }
 }
 
-async fn serve(listener: UnixListener, federation: Federation, people: People) {
+async fn serve(listener: UnixListener, federation: Federation, people: People, audit: AuditSlot) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (federation, people) = (federation.clone(), people.clone());
+                let (federation, people, audit) = (federation.clone(), people.clone(), audit.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = answer(stream, &federation, &people).await {
+                    if let Err(error) = answer(stream, &federation, &people, &audit).await {
                         tracing::debug!(%error, "an operator's request failed");
                     }
                     drop(place);
@@ -81,7 +100,7 @@ async fn serve(listener: UnixListener, federation: Federation, people: People) {
     }
 }
 
-async fn answer(mut stream: UnixStream, federation: &Federation, people: &People) -> io::Result<()> {
+async fn answer(mut stream: UnixStream, federation: &Federation, people: &People, audit: &AuditSlot) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     // SAFETY: takes nothing and cannot fail.
     let own = unsafe { libc::geteuid() };
@@ -92,11 +111,18 @@ async fn answer(mut stream: UnixStream, federation: &Federation, people: &People
     let mut line = String::new();
     timeout(REQUEST_TIMEOUT, BufReader::new(read.take(REQUEST_BYTES_MAX)).read_line(&mut line)).await??;
     let answer = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => match timeout(WORK_TIMEOUT, carry_out(federation, people, request)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(reason)) => Answer::Refused { reason },
-            Err(_) => Answer::Refused { reason: format!("not done within {WORK_TIMEOUT:?}") },
-        },
+        Ok(request) => {
+            let change = super::audit::change_of(&request, peer);
+            let answer = match timeout(WORK_TIMEOUT, carry_out(federation, people, request)).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(reason)) => Answer::Refused { reason },
+                Err(_) => Answer::Refused { reason: format!("not done within {WORK_TIMEOUT:?}") },
+            };
+            if let (Some(event), Some(registry)) = (change, audit.0.get()) {
+                registry.note_audit(super::audit::finish(event, &answer));
+            }
+            answer
+        }
         Err(error) => Answer::Refused { reason: format!("not a request this version knows: {error}") },
     };
     let mut line = serde_json::to_vec(&answer)?;

@@ -1,0 +1,274 @@
+//! Limits on how often an account may be asked for something: one leaky bucket for each account and action.
+//!
+//! A bucket is one number, the time at which it will be empty (the generic cell rate algorithm). One that is empty is as
+//! good as none, so that they can be forgotten at any time, and memory stays within bounds.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
+
+const ACTION: HeaderName = HeaderName::from_static("x-ratelimit-action");
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+/// The most buckets that are kept. Accounts beyond share one for each action.
+const BUCKETS_MAX: usize = 65_536;
+
+/// What is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Action {
+    BlobPulls,
+    BlobPushes,
+    ManifestPulls,
+    ManifestPushes,
+}
+
+impl Action {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::BlobPulls => "blob_pulls",
+            Self::BlobPushes => "blob_pushes",
+            Self::ManifestPulls => "manifest_pulls",
+            Self::ManifestPushes => "manifest_pushes",
+        }
+    }
+}
+
+/// How often something may be done: `limit` times in a window, and `burst` times at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// How often in a window.
+    pub limit: u32,
+    /// The window.
+    pub window: Window,
+    /// How often at once.
+    pub burst: u32,
+}
+
+/// The time that a limit is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// A second.
+    Second,
+    /// A minute.
+    Minute,
+    /// An hour.
+    Hour,
+}
+
+impl Window {
+    fn seconds(self) -> u64 {
+        match self {
+            Self::Second => 1,
+            Self::Minute => 60,
+            Self::Hour => 3600,
+        }
+    }
+}
+
+impl std::str::FromStr for RateLimit {
+    type Err = ();
+
+    /// Reads `1000/m`, perhaps with ` burst 200`; without, all of a window may come at once.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut words = text.split_whitespace();
+        let (limit, window) = words.next().and_then(|word| word.split_once('/')).ok_or(())?;
+        let limit = limit.parse().ok().filter(|limit| *limit > 0).ok_or(())?;
+        let window = match window {
+            "s" => Window::Second,
+            "m" => Window::Minute,
+            "h" => Window::Hour,
+            _ => return Err(()),
+        };
+        let burst = match (words.next(), words.next(), words.next()) {
+            (None, _, _) => limit,
+            (Some("burst"), Some(burst), None) => burst.parse().ok().filter(|burst| *burst > 0).ok_or(())?,
+            _ => return Err(()),
+        };
+        Ok(Self { limit, window, burst })
+    }
+}
+
+impl std::fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let window = match self.window {
+            Window::Second => "s",
+            Window::Minute => "m",
+            Window::Hour => "h",
+        };
+        write!(f, "{}/{window} burst {}", self.limit, self.burst)
+    }
+}
+
+/// The limits that are in force; `None`: without limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LimitOptions {
+    /// Downloads of blobs.
+    pub blob_pulls: Option<RateLimit>,
+    /// Uploads of blobs.
+    pub blob_pushes: Option<RateLimit>,
+    /// Downloads of manifests.
+    pub manifest_pulls: Option<RateLimit>,
+    /// Uploads of manifests.
+    pub manifest_pushes: Option<RateLimit>,
+}
+
+impl LimitOptions {
+    fn of(&self, action: Action) -> Option<RateLimit> {
+        match action {
+            Action::BlobPulls => self.blob_pulls,
+            Action::BlobPushes => self.blob_pushes,
+            Action::ManifestPulls => self.manifest_pulls,
+            Action::ManifestPushes => self.manifest_pushes,
+        }
+    }
+
+    fn is_off(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a limit says to one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    action: Action,
+    limit: u32,
+    remaining: u32,
+    /// Until nothing is left of what was done, in seconds.
+    reset_seconds: u64,
+    /// Until one more may be done, in seconds; `None`: it may now.
+    pub(super) retry_seconds: Option<u64>,
+}
+
+impl Standing {
+    /// Sets the headers of the contract.
+    pub(super) fn set_headers(&self, headers: &mut HeaderMap) {
+        headers.insert(ACTION, HeaderValue::from_static(self.action.as_str()));
+        headers.insert(LIMIT, self.limit.into());
+        headers.insert(REMAINING, self.remaining.into());
+        headers.insert(RESET, self.reset_seconds.into());
+        if let Some(seconds) = self.retry_seconds {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+    }
+}
+
+/// The buckets.
+pub(super) struct Limits {
+    options: LimitOptions,
+    start: Instant,
+    /// By account and action: when the bucket is empty.
+    buckets: Mutex<HashMap<(Box<str>, Action), Duration>>,
+}
+
+impl Limits {
+    /// `None`: nothing is limited, and nothing costs anything.
+    pub(super) fn new(options: LimitOptions) -> Option<Self> {
+        (!options.is_off()).then(|| Self { options, start: Instant::now(), buckets: Mutex::default() })
+    }
+
+    /// Counts a request; `None`: what it does is not limited.
+    pub(super) fn count(&self, account: &str, action: Action) -> Option<Standing> {
+        self.count_at(account, action, self.start.elapsed())
+    }
+
+    fn count_at(&self, account: &str, action: Action, now: Duration) -> Option<Standing> {
+        let RateLimit { limit, window, burst } = self.options.of(action)?;
+        let interval = Duration::from_nanos((window.seconds() * 1_000_000_000 / u64::from(limit)).max(1));
+        let full = interval.saturating_mul(burst);
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= BUCKETS_MAX {
+            buckets.retain(|_, empty_at| *empty_at > now);
+        }
+        let known = buckets.len() < BUCKETS_MAX || buckets.contains_key(&(account.into(), action));
+        let bucket = buckets.entry((if known { account.into() } else { "".into() }, action)).or_default();
+        let next = (*bucket).max(now) + interval;
+        let fits = next <= now + full;
+        if fits {
+            *bucket = next;
+        }
+        let level = bucket.saturating_sub(now);
+        let remaining = (full.saturating_sub(level).as_nanos() / interval.as_nanos()) as u32;
+        let up = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        let retry_seconds = (!fits).then(|| up(next.saturating_sub(now + full)).max(1));
+        Some(Standing { action, limit, remaining, reset_seconds: up(level), retry_seconds })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn limits(text: &str) -> Limits {
+        Limits::new(LimitOptions { blob_pulls: Some(text.parse().unwrap()), ..LimitOptions::default() }).unwrap()
+    }
+
+    const fn at(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn a_burst_is_let_through_and_then_the_rate() {
+        let limits = limits("60/m burst 3");
+        let count = |time| limits.count_at("acme", Action::BlobPulls, at(time)).unwrap();
+        let left: Vec<u32> = (0..3).map(|_| count(0).remaining).collect();
+        assert_eq!(left, [2, 1, 0]);
+        let refused = count(500);
+        assert_eq!(
+            (refused.retry_seconds, refused.remaining, refused.reset_seconds, refused.limit),
+            (Some(1), 0, 3, 60)
+        );
+        assert_eq!(count(1000).retry_seconds, None, "what was refused was not counted");
+        assert!(count(1000).retry_seconds.is_some());
+        assert_eq!(limits.count_at("other", Action::BlobPulls, at(1000)).unwrap().remaining, 2);
+        assert_eq!(limits.count_at("acme", Action::BlobPushes, at(0)), None);
+        assert_eq!(count(100_000).remaining, 2);
+        let mut headers = HeaderMap::new();
+        refused.set_headers(&mut headers);
+        assert_eq!(headers["x-ratelimit-action"], "blob_pulls");
+        assert_eq!(headers["retry-after"], "1");
+        assert!(Limits::new(LimitOptions::default()).is_none());
+    }
+
+    #[test]
+    fn memory_stays_within_its_bounds_and_strangers_beyond_share() {
+        let limits = limits("1/h burst 2");
+        for number in 0..BUCKETS_MAX + 10 {
+            limits.count_at(&number.to_string(), Action::BlobPulls, at(0)).unwrap();
+        }
+        assert_eq!(limits.buckets.lock().unwrap().len(), BUCKETS_MAX + 1);
+        assert!(limits.count_at("yet another", Action::BlobPulls, at(0)).unwrap().retry_seconds.is_some());
+        let later = at(3 * 3600 * 1000);
+        assert!(limits.count_at("yet another", Action::BlobPulls, later).unwrap().retry_seconds.is_none());
+        assert_eq!(limits.buckets.lock().unwrap().len(), 1, "buckets that are empty are forgotten");
+    }
+
+    #[test]
+    fn limits_are_read_as_they_are_written() {
+        for text in ["1000/m burst 200", "1/s burst 1", "5/h burst 7"] {
+            assert_eq!(text.parse::<RateLimit>().unwrap().to_string(), text);
+        }
+        assert_eq!("10/s".parse::<RateLimit>().unwrap().burst, 10);
+        for bad in ["", "10", "10/d", "0/s", "10/s burst", "10/s burst 0", "10/s burst 1 x", "10/s bursts 1", "-1/s"] {
+            assert!(bad.parse::<RateLimit>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_is_let_through_than_burst_and_rate_allow(limit in 1u32..50, burst in 1u32..20, steps in prop::collection::vec(0u64..400, 1..200)) {
+            let limits = limits(&format!("{limit}/s burst {burst}"));
+            let (mut now, mut let_through) = (0, 0u64);
+            for step in &steps {
+                now += step;
+                let standing = limits.count_at("a", Action::BlobPulls, at(now)).unwrap();
+                prop_assert!(standing.remaining <= burst);
+                let_through += u64::from(standing.retry_seconds.is_none());
+            }
+            prop_assert!(let_through <= u64::from(burst) + now * u64::from(limit) / 1000 + 1);
+        }
+    }
+}
