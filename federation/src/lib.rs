@@ -14,11 +14,13 @@
 //! | [`transport`] | requests and datagrams between authenticated nodes: QUIC, and its in-memory twin |
 //! | [`membership`] | who is reachable, and what members say of themselves |
 //! | [`claims`] | consensus on members, claims and account settings; its SQLite log, state and snapshots |
+//! | [`content`] | the trait by which the host hands out what it stores |
 //! | [`admission`] | invitations, and how a node remembers that it was let in |
 //! | `node` | ties the rooms together: the façade |
 
 pub mod admission;
 pub mod claims;
+pub mod content;
 pub mod identity;
 pub mod membership;
 mod node;

@@ -21,7 +21,7 @@ use super::{
     error::chain,
     serve::{FileSender, PART_MAX_BYTES},
 };
-use crate::{registry::BodyError, storage::BlobReader};
+use crate::registry::{BlobStream, BodyError};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -81,7 +81,7 @@ impl http_body::Body for Body {
 /// Part of a blob being read. Gives exactly the promised number of bytes or an error, which ends the connection so
 /// that the client notices.
 pub(crate) struct BlobBody {
-    reader: BlobReader,
+    reader: BlobStream,
     files: Option<FileSender>,
     left_bytes: u64,
     sent: metrics::Counter,
@@ -91,7 +91,7 @@ pub(crate) struct BlobBody {
 impl BlobBody {
     /// `files` takes what need not be read, where there is such a thing.
     pub(crate) fn new(
-        reader: BlobReader,
+        reader: BlobStream,
         files: Option<FileSender>,
         sent: metrics::Counter,
         request_id: HeaderValue,

@@ -321,6 +321,12 @@ impl From<RegistryError> for ApiError {
             E::ClaimUndecided { account, .. } => Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message)
                 .detail(json!({ "account": account }))
                 .retry_after(RETRY_CLAIM),
+            E::PrimaryUnreachable { account, region, .. } => {
+                Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message)
+                    .detail(json!({ "account": account, "region": region }))
+                    .retry_after(RETRY_SOON)
+            }
+            E::RefusedElsewhere { .. } => Self::new(S::CONFLICT, Code::Denied, message),
             E::ManifestUnknown { repository, reference } => Self::new(S::NOT_FOUND, Code::ManifestUnknown, message)
                 .detail(json!({ "name": repository, "reference": reference.to_string() })),
             E::BlobUnknown { digest } => {

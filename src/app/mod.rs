@@ -40,6 +40,8 @@ use crate::metadata::Metadata;
 use crate::model::SystemClock;
 use crate::peering::accounts::FederationAccounts;
 use crate::peering::claims::FederationClaims;
+use crate::peering::content::RegistryContent;
+use crate::peering::upstream::FederationUpstream;
 use crate::registry::{Accounts, Registry};
 use crate::storage::Storage;
 
@@ -97,6 +99,8 @@ async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError
     let claims = Arc::new(FederationClaims::new(Arc::new(federation.clone()), auth.clone()));
     let registry = Registry::new(config.registry_options(), metadata, storage, Arc::new(SystemClock), claims);
     admin.audit_with(registry.clone());
+    registry.connect(Arc::new(FederationUpstream::new(federation.clone())));
+    federation.serve_content(Arc::new(RegistryContent::new(registry.clone())));
     registry.ensure_accounts(config.registry.accounts.clone()).await?;
     registry.ensure_tenants().await?;
     let accounts = Accounts::new(registry.clone(), Arc::new(FederationAccounts::new(federation.clone())));

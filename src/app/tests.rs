@@ -84,7 +84,7 @@ async fn blobs_whose_metadata_is_lost_are_not_swept_away() {
     }
     std::fs::rename(&kept, &database).expect("moved back");
     let node = start(&config).await.expect("all is there again");
-    node.registry.load_blob(&repository, &digest).await.expect("the blob too");
+    node.registry.load_blob(&repository, &digest, true).await.expect("the blob too");
     node.shutdown().await;
 }
 

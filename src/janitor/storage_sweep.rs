@@ -182,7 +182,7 @@ mod tests {
                     let digest = Digest::from_sha256(sha2::Sha256::digest(&content).into());
                     let body = stream::iter([Ok::<_, BodyError>(content)]);
                     registry.put_blob(&app, &digest, None, body).await.unwrap();
-                    let blob = registry.load_blob(&app, &digest).await.unwrap();
+                    let blob = registry.load_blob(&app, &digest, true).await.unwrap();
                     registry.open_blob(&blob, 0..blob.size_bytes).await.unwrap();
                 }
             })

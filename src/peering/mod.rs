@@ -5,10 +5,16 @@
 //! | [`accounts`] | accounts as the federation agrees on them |
 //! | [`claims`] | who may take pushes for an account |
 //! | [`records`] | users, robots, keys and accounts for the auth room |
+//! | [`upstream`] | asks other regions for what is not here, and hands them what was pushed here |
+//! | [`content`] | answers other regions from what is here |
+//! | `messages` | the questions and answers between nodes |
 //!
-//! Deliberately absent so far: content between regions. A push to an account of another region is refused with that
-//! region's name, and a pull finds what this region holds.
+//! Deliberately absent so far: following another region's changes as they happen, leases, and more than one source for
+//! a blob. A tag of another region is asked for there at each pull.
 
 pub mod accounts;
 pub mod claims;
+pub mod content;
+mod messages;
 pub mod records;
+pub mod upstream;

@@ -82,6 +82,8 @@ impl Inner {
                         (known.id, true)
                     }
                     Some(known) => (known.id, false),
+                    // Copies of another region's blobs count there.
+                    None if inner.elsewhere(&name).is_some() => (transaction.insert_blob(account, &blob, now)?, true),
                     None => {
                         let more = Usage { manifests: 0, size_bytes: blob.size_bytes };
                         inner.charge(transaction, &name, account, more)?;

@@ -1,61 +1,167 @@
 //! Pulling and mounting blobs.
 
 use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
 use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName, StorageKey};
 
-use super::{Registry, RegistryError};
-use crate::storage::{BlobReader, StorageError};
+use super::elsewhere::{Elsewhere, Flight, RemoteReader, Source};
+use super::{Inner, Registry, RegistryError};
+use crate::metadata::BlobRow;
+use crate::storage::{BlobReader, FilePart, Outboard, StorageError};
 
 /// A blob that can be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct BlobInfo {
     /// Its name.
     pub digest: Digest,
     /// Its size in bytes.
     pub size_bytes: u64,
     repository: RepositoryName,
-    account: AccountName,
-    key: StorageKey,
+    place: Place,
+}
+
+#[derive(Clone)]
+enum Place {
+    /// Stored here.
+    Here { account: AccountName, key: StorageKey, blake3: [u8; 32] },
+    /// In another region; the flight is not started yet.
+    OnTheWay(Arc<Flight>),
+    /// In another region, which was only asked for the size.
+    There,
+}
+
+/// Bytes of a blob: as many as its range has, or an error.
+pub enum BlobStream {
+    /// From the storage here.
+    Here(BlobReader),
+    /// From another region, with how many bytes are left.
+    OnTheWay(RemoteReader, u64),
+}
+
+impl BlobStream {
+    /// How many bytes are still to come.
+    pub fn left_bytes(&self) -> u64 {
+        match self {
+            Self::Here(reader) => reader.left_bytes(),
+            Self::OnTheWay(_, left_bytes) => *left_bytes,
+        }
+    }
+
+    /// See [`BlobReader::take_file_part`].
+    pub fn take_file_part(&mut self, size_max_bytes: usize) -> Option<FilePart> {
+        match self {
+            Self::Here(reader) => reader.take_file_part(size_max_bytes),
+            Self::OnTheWay(..) => None,
+        }
+    }
+}
+
+impl Stream for BlobStream {
+    type Item = Result<Bytes, RegistryError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.get_mut() {
+            Self::Here(reader) => reader.poll_next_unpin(context).map_err(RegistryError::from),
+            Self::OnTheWay(reader, left_bytes) => {
+                let next = ready!(reader.poll_next_unpin(context));
+                if let Some(Ok(bytes)) = &next {
+                    *left_bytes = left_bytes.saturating_sub(bytes.len() as u64);
+                }
+                Poll::Ready(next)
+            }
+        }
+    }
 }
 
 impl Registry {
-    /// A blob that is mounted in the repository.
+    /// A blob that is mounted in the repository, from wherever it is. `to_read`: whether its bytes will be wanted.
+    ///
+    /// # Errors
+    /// [`RegistryError::BlobUnknown`], [`RegistryError::PrimaryUnreachable`], or our own trouble.
+    pub async fn load_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        to_read: bool,
+    ) -> Result<BlobInfo, RegistryError> {
+        let elsewhere = match self.load_local_blob(repository, digest).await {
+            Err(unknown @ RegistryError::BlobUnknown { .. }) => {
+                self.inner.elsewhere(&repository.account()).ok_or(unknown)?
+            }
+            known => return known,
+        };
+        let (size_bytes, place) = match to_read {
+            true => {
+                let flight = self.inner.flights.join(elsewhere, repository, digest).await?;
+                (flight.size_bytes(), Place::OnTheWay(flight))
+            }
+            false => {
+                let size_bytes = elsewhere.upstream.blob_size_bytes(&elsewhere.primary, repository, digest).await?;
+                (size_bytes, Place::There)
+            }
+        };
+        Ok(BlobInfo { digest: *digest, size_bytes, repository: repository.clone(), place })
+    }
+
+    /// A blob that is mounted in the repository and stored here.
     ///
     /// # Errors
     /// [`RegistryError::BlobUnknown`], or our own trouble.
-    pub async fn load_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobInfo, RegistryError> {
-        let (repository, digest) = (repository.clone(), *digest);
-        self.inner
-            .metadata
-            .read(move |reader| {
-                let row = reader
-                    .get_blob_by_name(repository.as_str(), &digest)?
-                    .ok_or(RegistryError::BlobUnknown { digest })?;
-                let account = repository.account();
-                Ok(BlobInfo { digest, size_bytes: row.size_bytes, repository, account, key: row.storage_key })
-            })
-            .await
+    pub async fn load_local_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<BlobInfo, RegistryError> {
+        let row = self.inner.blob_here(repository, digest).await?;
+        let place = Place::Here { account: repository.account(), key: row.storage_key, blake3: row.blake3 };
+        Ok(BlobInfo { digest: *digest, size_bytes: row.size_bytes, repository: repository.clone(), place })
+    }
+
+    /// The tree hashes of a blob that is stored here, and their root.
+    ///
+    /// # Errors
+    /// [`RegistryError::BlobUnknown`] for a blob that is not, or our own trouble.
+    pub async fn load_outboard(&self, blob: &BlobInfo) -> Result<(Outboard, [u8; 32]), RegistryError> {
+        let Place::Here { account, key, blake3 } = &blob.place else {
+            return Err(RegistryError::BlobUnknown { digest: blob.digest });
+        };
+        Ok((self.inner.storage.load_outboard(account, key, blake3).await?, *blake3))
     }
 
     /// Opens a part of a blob for reading. `range` is in bytes and within the blob.
     ///
     /// # Errors
     /// [`RegistryError::BlobUnknown`] when it was deleted meanwhile, or our own trouble.
-    pub async fn open_blob(&self, blob: &BlobInfo, range: Range<u64>) -> Result<BlobReader, RegistryError> {
-        match self.inner.storage.open_blob(&blob.account, &blob.key, range).await {
-            Ok(reader) => Ok(reader),
-            Err(error @ StorageError::BlobMissing(_)) => match self.load_blob(&blob.repository, &blob.digest).await? {
-                // The row is there, so the bytes should be.
-                same if same.key == blob.key => Err(error.into()),
-                _ => Err(RegistryError::BlobUnknown { digest: blob.digest }),
-            },
+    pub async fn open_blob(&self, blob: &BlobInfo, range: Range<u64>) -> Result<BlobStream, RegistryError> {
+        let (account, key) = match &blob.place {
+            Place::Here { account, key, .. } => (account, key),
+            Place::OnTheWay(flight) => {
+                let (size_bytes, source) = (range.end - range.start, Source::new(&self.inner, flight));
+                return Ok(BlobStream::OnTheWay(source.read(range), size_bytes));
+            }
+            Place::There => return Err(RegistryError::BlobUnknown { digest: blob.digest }),
+        };
+        match self.inner.storage.open_blob(account, key, range).await {
+            Ok(reader) => Ok(BlobStream::Here(reader)),
+            Err(error @ StorageError::BlobMissing(_)) => {
+                match self.inner.blob_here(&blob.repository, &blob.digest).await? {
+                    // The row is there, so the bytes should be.
+                    same if same.storage_key == *key => Err(error.into()),
+                    _ => Err(RegistryError::BlobUnknown { digest: blob.digest }),
+                }
+            }
             Err(error) => Err(error.into()),
         }
     }
 
     /// Mounts a blob of another repository of the same account, or of any of them when `from` is `None`. Gives `false`
-    /// when that is not possible; the caller then starts an upload.
+    /// when that is not possible; the caller then starts an upload. In an account of another region a blob that is not
+    /// here is mounted there.
     ///
     /// Cancel safety: once the write is queued it is done, whether or not anybody waits.
     ///
@@ -72,6 +178,22 @@ impl Registry {
         if from.is_some_and(|from| from.account_str() != repository.account_str()) {
             return Ok(false);
         }
+        let elsewhere = self.inner.elsewhere(&repository.account());
+        if self.mount_local_blob(repository, digest, from).await? {
+            return Ok(true);
+        }
+        match elsewhere {
+            Some(Elsewhere { primary, upstream }) => upstream.mount(&primary, repository, digest, from).await,
+            None => Ok(false),
+        }
+    }
+
+    async fn mount_local_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        from: Option<&RepositoryName>,
+    ) -> Result<bool, RegistryError> {
         let (inner, repository, digest, from) = (self.inner.clone(), repository.clone(), *digest, from.cloned());
         let may_be_there = {
             let account = repository.account();
@@ -101,6 +223,22 @@ impl Registry {
                 let id = transaction.ensure_repository(account, &repository, now)?;
                 transaction.ensure_mount(id, blob.id, now)?;
                 Ok(true)
+            })
+            .await
+    }
+}
+
+impl Inner {
+    /// The row of a blob that is mounted in the repository here.
+    pub(super) async fn blob_here(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<BlobRow, RegistryError> {
+        let (repository, digest) = (repository.clone(), *digest);
+        self.metadata
+            .read(move |reader| {
+                reader.get_blob_by_name(repository.as_str(), &digest)?.ok_or(RegistryError::BlobUnknown { digest })
             })
             .await
     }

@@ -40,13 +40,14 @@ impl Registry {
     /// Repositories of an account whose path follows `after`. `limit` is cut to the longest page.
     ///
     /// # Errors
-    /// Our own trouble.
+    /// [`RegistryError::AccountElsewhere`], or our own trouble.
     pub async fn list_account_repositories(
         &self,
         account: &AccountName,
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page<ListedRepository>, RegistryError> {
+        self.refuse_elsewhere(account)?;
         let (account, after) = (account.clone(), format!("{account}/{}", after.unwrap_or_default()));
         let limit = limit.min(self.inner.options.page_size_max);
         self.inner
@@ -62,13 +63,14 @@ impl Registry {
     /// Manifests of a repository whose digests follow `after`. `limit` is cut to the longest page.
     ///
     /// # Errors
-    /// [`RegistryError::RepositoryUnknown`], or our own trouble.
+    /// [`RegistryError::RepositoryUnknown`], [`RegistryError::AccountElsewhere`], or our own trouble.
     pub async fn list_manifests(
         &self,
         repository: &RepositoryName,
         after: Option<Digest>,
         limit: usize,
     ) -> Result<Page<ManifestEntry>, RegistryError> {
+        self.refuse_elsewhere(&repository.account())?;
         let repository = repository.clone();
         let limit = limit.min(self.inner.options.page_size_max);
         self.inner
@@ -112,8 +114,10 @@ impl Registry {
     /// Cancel safety: not stopped by dropping. A crash half-way leaves a smaller repository.
     ///
     /// # Errors
-    /// [`RegistryError::RepositoryUnknown`], [`RegistryError::TagProtected`], or our own trouble.
+    /// [`RegistryError::RepositoryUnknown`], [`RegistryError::TagProtected`], [`RegistryError::AccountElsewhere`], or our
+    /// own trouble.
     pub async fn delete_repository(&self, repository: &RepositoryName) -> Result<(), RegistryError> {
+        self.refuse_elsewhere(&repository.account())?;
         let (inner, repository) = (self.inner.clone(), repository.clone());
         to_the_end(async move {
             inner.refuse_protected(&repository).await?;

@@ -2,7 +2,7 @@
 
 use keppel_federation::vocabulary::{Digest, Reference, RepositoryName, Tag};
 
-use super::{Registry, RegistryError, to_the_end};
+use super::{Deletion, Registry, RegistryError, to_the_end};
 use crate::metadata::{RepositoryId, WriteTransaction};
 
 impl Registry {
@@ -16,6 +16,9 @@ impl Registry {
     /// [`RegistryError::ManifestUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::ManifestHasParent`],
     /// [`RegistryError::TagProtected`], or our own trouble.
     pub async fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
+        if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
+            return self.inner.delete_at(&elsewhere, repository, Deletion::Manifest(*digest)).await;
+        }
         let (inner, repository, digest) = (self.inner.clone(), repository.clone(), *digest);
         self.inner
             .metadata
@@ -47,6 +50,9 @@ impl Registry {
     /// [`RegistryError::ManifestUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::TagProtected`], or our
     /// own trouble.
     pub async fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), RegistryError> {
+        if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
+            return self.inner.delete_at(&elsewhere, repository, Deletion::Tag(tag.clone())).await;
+        }
         let (inner, repository, tag) = (self.inner.clone(), repository.clone(), tag.clone());
         self.inner
             .metadata
@@ -74,6 +80,9 @@ impl Registry {
     /// [`RegistryError::BlobUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::BlobInUse`], or our own
     /// trouble.
     pub async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
+        if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
+            return self.inner.delete_at(&elsewhere, repository, Deletion::Blob(*digest)).await;
+        }
         let (inner, repository, digest) = (self.inner.clone(), repository.clone(), *digest);
         to_the_end(async move {
             let account = repository.account();

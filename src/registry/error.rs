@@ -111,12 +111,28 @@ pub enum RegistryError {
 
     // Refusal.
     /// Another region is primary for the account.
-    #[error("account {account} belongs to region {region}: push there")]
+    #[error("account {account} belongs to region {region}: ask there")]
     AccountElsewhere {
         /// Its name.
         account: AccountName,
         /// The region that is primary.
         region: String,
+    },
+    /// The region that decides about the account cannot be asked, or gave no answer that can be used.
+    #[error("region {region}, which has account {account}, cannot be asked now: {reason}")]
+    PrimaryUnreachable {
+        /// The account's name.
+        account: AccountName,
+        /// The region that is primary.
+        region: String,
+        /// What is in the way.
+        reason: String,
+    },
+    /// The region that decides about the account refuses, for a reason of its own.
+    #[error("{reason}")]
+    RefusedElsewhere {
+        /// Its words.
+        reason: String,
     },
     /// Whose the account is could not be decided now.
     #[error("account {account} cannot be claimed now: {reason}")]

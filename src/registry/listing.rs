@@ -2,6 +2,7 @@
 
 use keppel_federation::vocabulary::RepositoryName;
 
+use super::elsewhere::Elsewhere;
 use super::{Registry, RegistryError};
 
 /// One page of a list in bytewise order.
@@ -35,8 +36,11 @@ impl Registry {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page<String>, RegistryError> {
-        let (repository, after) = (repository.clone(), after.unwrap_or_default().to_owned());
         let limit = limit.min(self.inner.options.page_size_max);
+        if let Some(Elsewhere { primary, upstream }) = self.inner.elsewhere(&repository.account()) {
+            return upstream.tags(&primary, repository, after, limit).await;
+        }
+        let (repository, after) = (repository.clone(), after.unwrap_or_default().to_owned());
         self.inner
             .metadata
             .read(move |reader| {

@@ -78,7 +78,9 @@ impl Registry {
         if bytes.len() as u64 > limit_bytes {
             return Err(RegistryError::ManifestTooLarge { limit_bytes });
         }
-        self.inner.check_account(repository).await?;
+        if let Some(elsewhere) = self.inner.check_account(repository).await? {
+            return self.inner.put_manifest_at(&elsewhere, repository, target, media_type, bytes).await;
+        }
         let media_type = media_type.map(str::to_owned);
         let extra_tags = match &target {
             ManifestTarget::Tag(_) => Vec::new(),
@@ -98,7 +100,11 @@ impl Registry {
         checked.config = self.inner.look_into(repository, &checked.description).await?;
         let put = PutManifest { digest: checked.digest, subject: checked.description.subject, tags: extra_tags };
         let (inner, repository) = (self.inner.clone(), repository.clone());
-        self.inner.metadata.write(move |transaction| record(&inner, transaction, &repository, checked)).await?;
+        let recorded = self
+            .inner
+            .metadata
+            .write(move |transaction| record(&inner, transaction, &repository, checked, Origin::Client));
+        recorded.await?;
         Ok(put)
     }
 }
@@ -106,7 +112,7 @@ impl Registry {
 impl Registry {
     /// Looks the references of a manifest up before the one writer has to, so that a manifest with very many that are
     /// not there keeps nobody waiting.
-    async fn refuse_unknown_references(
+    pub(super) async fn refuse_unknown_references(
         &self,
         repository: &RepositoryName,
         description: &ManifestDescription,
@@ -120,6 +126,44 @@ impl Registry {
             })
             .await
     }
+}
+
+/// Who says that a manifest is to be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A client of ours: what it refers to must be here, and the account's rules apply.
+    Client,
+    /// The account's primary, which has seen to all that.
+    Elsewhere,
+}
+
+/// Records a manifest that another region gave, or took. It was checked there; `digest` has been checked here.
+pub(super) async fn record_from_elsewhere(
+    inner: &Arc<Inner>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    target: ManifestTarget,
+    media_type: &str,
+    bytes: Bytes,
+) -> Result<(), RegistryError> {
+    let (inner, repository, digest, media_type) = (inner.clone(), repository.clone(), *digest, media_type.to_owned());
+    let _permit = match bytes.len() < LARGE_BYTES {
+        true => None,
+        false => Some(inner.large_manifests.acquire().await.map_err(|_| RegistryError::Interrupted)?),
+    };
+    let parsing = tokio::task::spawn_blocking(move || {
+        let description = ManifestDescription::parse(Some(&*media_type).filter(|text| !text.is_empty()), &bytes)
+            .map_err(|error| RegistryError::ManifestInvalid { reason: error.to_string() })?;
+        let tags = match target {
+            ManifestTarget::Tag(tag) => vec![tag],
+            ManifestTarget::Digest { tags, .. } => tags,
+        };
+        Ok::<_, RegistryError>(Checked { digest, description, bytes, tags, config: ImageConfig::default() })
+    });
+    let checked = parsing.await.map_err(|_| RegistryError::Interrupted)??;
+    let metadata = inner.metadata.clone();
+    let writer = inner.clone();
+    metadata.write(move |transaction| record(&writer, transaction, &repository, checked, Origin::Elsewhere)).await
 }
 
 fn check(target: ManifestTarget, media_type: Option<&str>, bytes: Bytes) -> Result<Checked, RegistryError> {
@@ -138,7 +182,7 @@ fn check(target: ManifestTarget, media_type: Option<&str>, bytes: Bytes) -> Resu
     Ok(Checked { digest, description, bytes, tags, config: ImageConfig::default() })
 }
 
-fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
+pub(super) fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
     let digest = match algorithm {
         Algorithm::Sha256 => Digest::from_hash(algorithm, &sha2::Sha256::digest(bytes)),
         Algorithm::Sha512 => Digest::from_hash(algorithm, &sha2::Sha512::digest(bytes)),
@@ -159,16 +203,19 @@ fn record(
     transaction: &WriteTransaction<'_>,
     repository: &RepositoryName,
     checked: Checked,
+    origin: Origin,
 ) -> Result<(), RegistryError> {
     let now = inner.clock.now();
     let account = inner.account_for_push(transaction, &repository.account())?;
     let id = transaction.ensure_repository(account, repository, now)?;
     let description = checked.description;
     let references = References::find(transaction, id, &description)?;
-    inner.refuse_unknown(&description, &references)?;
-    if transaction.get_manifest_id(id, &checked.digest)?.is_none() {
-        let more = Usage { manifests: 1, size_bytes: checked.bytes.len() as u64 };
-        inner.charge(transaction, &repository.account(), account, more)?;
+    if origin == Origin::Client {
+        inner.refuse_unknown(&description, &references)?;
+        if transaction.get_manifest_id(id, &checked.digest)?.is_none() {
+            let more = Usage { manifests: 1, size_bytes: checked.bytes.len() as u64 };
+            inner.charge(transaction, &repository.account(), account, more)?;
+        }
     }
     let manifest = NewManifest {
         digest: checked.digest,
@@ -187,7 +234,9 @@ fn record(
     description.children.iter().try_for_each(|child| transaction.ensure_child(id, manifest, &child.digest))?;
     let mut changed = transaction.list_tags_of(manifest)?;
     for tag in &checked.tags {
-        inner.check_tag_push(transaction, repository, id, tag.as_str(), manifest)?;
+        if origin == Origin::Client {
+            inner.check_tag_push(transaction, repository, id, tag.as_str(), manifest)?;
+        }
         transaction.put_tag(id, tag.as_str(), manifest, now)?;
         changed.push(tag.to_string());
     }

@@ -4,7 +4,7 @@
 //! that no row names, and the storage sweep removes it. Work that must not stop half-way when a client hangs up runs in
 //! a task of its own.
 //!
-//! Deliberately absent: who may do what (auth), other regions (peering), HTTP (api).
+//! Deliberately absent: who may do what (auth), how other regions are reached (peering), HTTP (api).
 
 mod account_book;
 mod account_error;
@@ -15,6 +15,7 @@ mod blobs;
 mod claims;
 mod contents;
 mod deletion;
+mod elsewhere;
 mod error;
 mod in_progress;
 mod listing;
@@ -34,9 +35,10 @@ pub use account_book::{AccountBook, AccountDecision, AccountEntry, PeerEntry, Un
 pub use account_error::AccountError;
 pub use accounts::Accounts;
 pub use audit::{AuditEvent, to_cadf};
-pub use blobs::BlobInfo;
+pub use blobs::{BlobInfo, BlobStream};
 pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
 pub use contents::{ManifestEntry, ReportAbsence};
+pub use elsewhere::{Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
 pub use error::{BodyError, RegistryError};
 pub use listing::Page;
 pub use manifest_push::{ManifestTarget, PutManifest};
@@ -46,7 +48,7 @@ pub use referrers::Referrer;
 pub use rules::{AccountRules, TagChange};
 pub use uploads::{UploadBody, UploadStatus};
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keppel_federation::vocabulary::{AccountName, ParseError, RepositoryName, StorageKey, UploadId};
@@ -55,6 +57,7 @@ use crate::metadata::{Metadata, WriteTransaction};
 use crate::model::Clock;
 use crate::storage::Storage;
 use audit::AuditLog;
+use elsewhere::{Elsewhere, Flights};
 use in_progress::InProgress;
 use manifest_cache::ManifestCache;
 use pull_times::PullTimes;
@@ -119,6 +122,8 @@ struct Inner {
     storage: Storage,
     clock: Arc<dyn Clock>,
     claims: Arc<dyn AccountClaims>,
+    upstream: OnceLock<Arc<dyn Upstream>>,
+    flights: Flights,
     cache: ManifestCache,
     pull_times: PullTimes,
     audit: AuditLog,
@@ -151,6 +156,8 @@ impl Registry {
             storage,
             clock,
             claims,
+            upstream: OnceLock::new(),
+            flights: Flights::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -199,11 +206,12 @@ impl Registry {
     pub async fn ensure_tenants(&self) -> Result<(), RegistryError> {
         let mut after = None;
         loop {
-            let (last, claims) = (after.clone(), self.inner.claims.clone());
+            let (last, inner) = (after.clone(), self.inner.clone());
             let names = self.inner.metadata.write(move |transaction| {
                 let names = transaction.list_accounts(last.as_ref(), TENANTS_STEP)?;
-                for name in &names {
-                    if let (Some(account), Some(rules)) = (transaction.get_account(name)?, claims.rules(name)) {
+                // What an account holds is counted where its primary is.
+                for name in names.iter().filter(|name| inner.elsewhere(name).is_none()) {
+                    if let (Some(account), Some(rules)) = (transaction.get_account(name)?, inner.claims.rules(name)) {
                         transaction.set_tenant(account, rules.tenant.as_str())?;
                     }
                 }
@@ -246,9 +254,9 @@ impl Registry {
 }
 
 impl Inner {
-    /// Refuses a push to an account that is not ours; called before any byte is taken. A free name is claimed when
-    /// pushes may make accounts, or when the account was made here before it had a claim.
-    async fn check_account(&self, repository: &RepositoryName) -> Result<(), RegistryError> {
+    /// Whose the account of a push is; called before any byte is taken. `None`: ours. A free name is claimed when pushes
+    /// may make accounts, or when the account was made here before it had a claim.
+    async fn check_account(&self, repository: &RepositoryName) -> Result<Option<Elsewhere>, RegistryError> {
         let account = repository.account();
         let mut asked = self.claims.ensure_primary(&account, self.options.create_accounts_on_push).await;
         if asked == Err(ClaimRefusal::Unclaimed) {
@@ -257,16 +265,19 @@ impl Inner {
                 asked = self.claims.ensure_primary(&account, true).await;
             }
         }
-        asked.map_err(|refusal| match refusal {
-            ClaimRefusal::Unclaimed => RegistryError::AccountUnknown { account },
-            ClaimRefusal::Elsewhere { region } => RegistryError::AccountElsewhere { account, region },
-            ClaimRefusal::Deleting => RegistryError::AccountDeleting { account },
-            ClaimRefusal::Undecided { reason } => RegistryError::ClaimUndecided { account, reason },
-        })?;
-        self.refuse_when_full(&repository.account()).await
+        match asked {
+            Ok(()) => self.refuse_when_full(&account).await.map(|()| None),
+            Err(ClaimRefusal::Deleting) => Err(RegistryError::AccountDeleting { account }),
+            Err(ClaimRefusal::Unclaimed) => Err(RegistryError::AccountUnknown { account }),
+            Err(ClaimRefusal::Elsewhere { region }) => match self.elsewhere(&account) {
+                Some(elsewhere) => Ok(Some(elsewhere)),
+                None => Err(RegistryError::AccountElsewhere { account, region }),
+            },
+            Err(ClaimRefusal::Undecided { reason }) => Err(RegistryError::ClaimUndecided { account, reason }),
+        }
     }
 
-    /// The account's row, made when that is allowed.
+    /// The account's row, made when that is allowed: by a push, or because the account is known in another region.
     fn account_for_push(
         &self,
         transaction: &WriteTransaction<'_>,
@@ -274,7 +285,9 @@ impl Inner {
     ) -> Result<crate::metadata::AccountId, RegistryError> {
         match transaction.get_account(account)? {
             Some(id) => Ok(id),
-            None if self.options.create_accounts_on_push => Ok(transaction.ensure_account(account, self.clock.now())?),
+            None if self.options.create_accounts_on_push || self.elsewhere(account).is_some() => {
+                Ok(transaction.ensure_account(account, self.clock.now())?)
+            }
             None => Err(RegistryError::AccountUnknown { account: account.clone() }),
         }
     }

@@ -43,9 +43,9 @@ impl Registry {
     /// Never waits.
     pub fn note_pull(&self, manifest: &Manifest) {
         let now = self.inner.clock.now();
-        if manifest.is_first_pull_at(now) {
-            let tag = manifest.tag.clone().map(|tag| (manifest.repository, tag));
-            self.inner.pull_times.note((manifest.id, tag), now);
+        if let (Some((id, repository)), true) = (manifest.row, manifest.is_first_pull_at(now)) {
+            let tag = manifest.tag.clone().map(|tag| (repository, tag));
+            self.inner.pull_times.note((id, tag), now);
         }
     }
 

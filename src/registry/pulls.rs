@@ -7,7 +7,7 @@ use bytes::Bytes;
 use keppel_federation::vocabulary::{Digest, Reference, RepositoryName};
 
 use super::manifest_cache::CacheKey;
-use super::{Registry, RegistryError};
+use super::{Inner, Registry, RegistryError};
 use crate::metadata::{ManifestId, ManifestRow, RepositoryId};
 
 /// A manifest as it is served, with its header values ready to be shared without a copy.
@@ -25,28 +25,45 @@ pub struct Manifest {
     pub etag: Bytes,
     /// When the oldest and the newest of its layers were made, in UNIX seconds, as text.
     pub layers_created_at: Option<(Bytes, Bytes)>,
-    pub(super) id: ManifestId,
-    pub(super) repository: RepositoryId,
+    /// Whether it is only what was known when its primary was last reached.
+    pub is_stale: bool,
+    /// Its row and its repository's, unless it is not kept here.
+    pub(super) row: Option<(ManifestId, RepositoryId)>,
     pub(super) tag: Option<Box<str>>,
     last_noted: AtomicI64,
 }
 
 impl Manifest {
     fn new(row: ManifestRow, tag: Option<&str>) -> Self {
-        let etag = Bytes::from(format!("\"{}\"", row.digest));
         let times = row.min_layer_created_at.zip(row.max_layer_created_at);
         Self {
             layers_created_at: times.map(|(min, max)| (min.to_string().into(), max.to_string().into())),
-            bytes: row.bytes,
-            media_type: row.media_type.into(),
-            digest: row.digest,
+            row: Some((row.id, row.repository)),
+            tag: tag.map(Into::into),
+            ..Self::passing_through(row.digest, row.media_type, row.bytes)
+        }
+    }
+
+    /// A manifest that is not kept here.
+    pub(super) fn passing_through(digest: Digest, media_type: String, bytes: Bytes) -> Self {
+        let etag = Bytes::from(format!("\"{digest}\""));
+        Self {
+            bytes,
+            media_type: media_type.into(),
+            digest,
             digest_text: etag.slice(1..etag.len() - 1),
             etag,
-            id: row.id,
-            repository: row.repository,
-            tag: tag.map(Into::into),
+            layers_created_at: None,
+            is_stale: false,
+            row: None,
+            tag: None,
             last_noted: AtomicI64::new(i64::MIN),
         }
+    }
+
+    /// The same, as an answer that may be out of date.
+    pub(super) fn stale(self) -> Self {
+        Self { is_stale: true, ..self }
     }
 
     /// Whether no pull was noted yet in this second.
@@ -76,10 +93,11 @@ impl Registry {
         self.inner.cache.get(repository, reference)
     }
 
-    /// A manifest by tag or digest. Counts no pull: see [`Self::note_pull`].
+    /// A manifest by tag or digest, from wherever it is. Counts no pull: see [`Self::note_pull`].
     ///
     /// # Errors
-    /// [`RegistryError::RepositoryUnknown`], [`RegistryError::ManifestUnknown`], or our own trouble.
+    /// [`RegistryError::RepositoryUnknown`], [`RegistryError::ManifestUnknown`], [`RegistryError::PrimaryUnreachable`],
+    /// or our own trouble.
     pub async fn load_manifest(
         &self,
         repository: &RepositoryName,
@@ -90,19 +108,32 @@ impl Registry {
             return Ok(manifest);
         }
         let generation = self.inner.cache.generation(&key.repository);
-        let manifest = Arc::new(self.read_manifest(repository, reference).await?);
+        let manifest = match self.inner.elsewhere(&repository.account()) {
+            None => Arc::new(self.inner.read_manifest(repository, reference).await?),
+            Some(elsewhere) => {
+                let manifest = self.inner.manifest_from(&elsewhere, repository, reference).await?;
+                let manifest = Arc::new(manifest);
+                // What a tag of another region names has to be asked for each time.
+                if matches!(reference, Reference::Tag(_)) || manifest.row.is_none() {
+                    return Ok(manifest);
+                }
+                manifest
+            }
+        };
         self.inner.cache.insert(key, &manifest, generation);
         Ok(manifest)
     }
+}
 
-    async fn read_manifest(
+impl Inner {
+    /// A manifest that is here.
+    pub(super) async fn read_manifest(
         &self,
         repository: &RepositoryName,
         reference: &Reference,
     ) -> Result<Manifest, RegistryError> {
         let (repository, reference) = (repository.clone(), reference.clone());
-        self.inner
-            .metadata
+        self.metadata
             .read(move |reader| {
                 let row = match &reference {
                     Reference::Tag(tag) => reader.get_manifest_by_tag(repository.as_str(), tag.as_str())?,

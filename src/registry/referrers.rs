@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use keppel_federation::vocabulary::{Digest, RepositoryName};
 use serde::Serialize;
 
+use super::elsewhere::Elsewhere;
 use super::{Page, Registry, RegistryError};
 use crate::metadata::{Reader, ReferrerRow};
 use crate::model::{Descriptor, ManifestDescription};
@@ -72,9 +73,12 @@ impl Registry {
         after: Option<&Digest>,
         limit: usize,
     ) -> Result<Page<Referrer>, RegistryError> {
+        let limit = limit.min(self.inner.options.page_size_max);
+        if let Some(Elsewhere { primary, upstream }) = self.inner.elsewhere(&repository.account()) {
+            return upstream.referrers(&primary, repository, subject, artifact_type, after, limit).await;
+        }
         let (repository, subject) = (repository.clone(), *subject);
         let (artifact_type, after) = (artifact_type.map(str::to_owned), after.copied());
-        let limit = limit.min(self.inner.options.page_size_max);
         self.inner
             .metadata
             .read(move |reader| {

@@ -74,7 +74,7 @@ fn image(config: &Digest, mark: &str) -> Bytes {
 }
 
 async fn read_blob(registry: &Registry, repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
-    let blob = registry.load_blob(repository, digest).await.unwrap();
+    let blob = registry.load_blob(repository, digest, true).await.unwrap();
     let mut reader = registry.open_blob(&blob, 0..blob.size_bytes).await.unwrap();
     let mut content = Vec::new();
     while let Some(piece) = reader.next().await {
@@ -234,7 +234,7 @@ async fn a_digest_is_stored_once_per_account_and_mounted_between_its_repositorie
     assert!(!bench.registry.mount_blob(&other, &digest_of(b"unknown"), None).await.unwrap());
     bench.registry.delete_blob(&app, &digest).await.unwrap();
     assert_eq!(read_blob(&bench.registry, &other, &digest).await, b"shared");
-    let gone = bench.registry.load_blob(&app, &digest).await;
+    let gone = bench.registry.load_blob(&app, &digest, true).await;
     assert!(matches!(gone, Err(RegistryError::BlobUnknown { .. })));
 }
 

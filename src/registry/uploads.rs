@@ -286,7 +286,7 @@ impl Inner {
         }
     }
 
-    async fn begin(&self, row: &UploadRow) -> Result<Upload, RegistryError> {
+    pub(super) async fn begin(&self, row: &UploadRow) -> Result<Upload, RegistryError> {
         let account = row.repository.account();
         match self.storage.begin_upload(&account, &row.id, row.algorithm).await {
             // The first push to an account makes its space.

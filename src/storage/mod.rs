@@ -24,6 +24,7 @@ mod reader;
 mod tests;
 mod tree;
 mod upload;
+mod verifier;
 mod work;
 
 use std::ops::Range;
@@ -40,6 +41,7 @@ pub use listing::ObjectListing;
 pub use reader::{BlobReader, FilePart};
 pub use tree::{GROUP_BYTES, outboard_size_bytes};
 pub use upload::{StoredBlob, Upload};
+pub use verifier::Verifier;
 
 use hash::BlobHasher;
 use tree::TreeHasher;

@@ -19,12 +19,12 @@ pub fn outboard_size_bytes(size_bytes: u64) -> u64 {
     (groups(size_bytes) - 1) * PAIR_BYTES
 }
 
-fn groups(size_bytes: u64) -> u64 {
+pub(super) fn groups(size_bytes: u64) -> u64 {
     size_bytes.div_ceil(GROUP_BYTES).max(1)
 }
 
 /// How many of a node's groups are below its left child: the largest power of two that leaves the right one something.
-fn groups_on_the_left(groups: u64) -> u64 {
+pub(super) fn groups_on_the_left(groups: u64) -> u64 {
     1 << (groups - 1).ilog2()
 }
 

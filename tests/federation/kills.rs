@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::harness::client::try_send;
@@ -48,6 +49,8 @@ async fn push(http: reqwest::Client, base: String, region: String, lane: usize, 
             _ => format!("{region}-{lane}-{number}"),
         };
         let blob = account.clone().into_bytes();
+        let claim = json!({"account": {"auth_tenant_id": "default"}});
+        let claim_url = format!("{base}/keppel/v1/accounts/{account}");
         let url = format!("{base}/v2/{account}/app/blobs/uploads/?digest={}", sha256(&blob));
         // Asked again until it is known who owns it.
         loop {
@@ -55,9 +58,18 @@ async fn push(http: reqwest::Client, base: String, region: String, lane: usize, 
                 return;
             }
             noted.asked.fetch_add(1, Ordering::SeqCst);
-            match try_send(http.post(&url).body(blob.clone())).await.map(|answer| (answer.status, answer.text())) {
+            let claimed = try_send(http.put(&claim_url).json(&claim)).await;
+            let pushed = match claimed.map(|answer| (answer.status, answer.text())) {
+                Ok((200, _)) => try_send(http.post(&url).body(blob.clone())).await,
+                Ok((409, _)) => break,
+                Ok((503, _)) | Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+                Ok(other) => panic!("{region}: {account}: {other:?}"),
+            };
+            match pushed.map(|answer| (answer.status, answer.text())) {
                 Ok((201, _)) => break noted.note(&account, &region),
-                Ok((403, _)) => break,
                 Ok((503, _)) => {}
                 Ok(other) => panic!("{region}: {account}: {other:?}"),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,

@@ -57,7 +57,7 @@ impl World {
     async fn assert_decided(&self, which: usize, name: &str, since: Instant) -> Duration {
         loop {
             let claimed = self.regions[which].claim(name).await;
-            if claimed.status == 201 {
+            if claimed.status == 200 {
                 assert!(since.elapsed() < DECIDED_WITHIN, "only after {:?}", since.elapsed());
                 return since.elapsed();
             }

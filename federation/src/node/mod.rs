@@ -5,6 +5,7 @@
 //! It deliberately has no rule of its own about either.
 
 mod commands;
+mod content;
 mod events;
 mod join;
 mod options;
@@ -32,6 +33,7 @@ pub use status::{FederationStatus, MemberStatus, QuorumStatus, StateStatus};
 
 use crate::admission::Introduction;
 use crate::claims::{Claims, NewMember, View};
+use crate::content::Content;
 use crate::identity::NodeKey;
 use crate::membership::seeds::Resolver;
 use crate::membership::{Card, Load, Membership, MembershipOptions};
@@ -63,6 +65,8 @@ struct Inner {
     card: Mutex<Card>,
     resolver: Resolver,
     events: broadcast::Sender<FederationEvent>,
+    /// What the host hands out. Taken away at the shutdown, since it may hold this node.
+    content: Mutex<Option<Arc<dyn Content>>>,
     /// The claims were replaced, or something else happened that the roster has to look at.
     rearranged: Notify,
     started: Instant,
@@ -132,6 +136,7 @@ impl Federation {
             card: Mutex::new(card),
             resolver,
             events: broadcast::Sender::new(options.events_buffered_max.max(1)),
+            content: Mutex::default(),
             rearranged: Notify::new(),
             started: Instant::now(),
             stop: CancellationToken::new(),
@@ -185,6 +190,7 @@ impl Federation {
         self.inner.membership.shutdown().await;
         self.inner.claims().shutdown().await;
         self.inner.transport.shutdown().await;
+        self.inner.content().take();
     }
 }
 
@@ -201,6 +207,10 @@ impl Inner {
 
     fn card(&self) -> std::sync::MutexGuard<'_, Card> {
         self.card.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn content(&self) -> std::sync::MutexGuard<'_, Option<Arc<dyn Content>>> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn introduction(&self) -> std::sync::MutexGuard<'_, Option<Introduction>> {

@@ -29,6 +29,8 @@ pub enum Channel {
     Admission,
     /// What a node says of itself when asked: health, positions, load.
     Status,
+    /// What the host of a node stores, in the host's own words.
+    Content,
 }
 
 /// Why a request got no answer.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION, WARNING},
 };
 use keppel_federation::vocabulary::{AccountName, Reference, Tag};
 
@@ -24,6 +24,8 @@ const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const VULNERABILITY_STATUS: HeaderName = HeaderName::from_static("x-keppel-vulnerability-status");
 const MIN_LAYER_CREATED_AT: HeaderName = HeaderName::from_static("x-keppel-min-layer-created-at");
 const MAX_LAYER_CREATED_AT: HeaderName = HeaderName::from_static("x-keppel-max-layer-created-at");
+/// Source: RFC 7234 section 5.5.1.
+const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
 
 /// A manifest that is in memory, by name and reference as written in the path, which may be below an account's own host.
@@ -82,6 +84,9 @@ pub(super) fn respond(state: &ApiState, manifest: &Manifest, headers: &HeaderMap
     }
     set_shared(response.headers_mut(), CONTENT_DIGEST, &manifest.digest_text);
     set_shared(response.headers_mut(), ETAG, &manifest.etag);
+    if manifest.is_stale {
+        response.headers_mut().insert(WARNING, STALE);
+    }
     if conditional::none_match_holds(headers, &manifest.etag) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return Ok(response);

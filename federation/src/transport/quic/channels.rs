@@ -17,6 +17,7 @@ pub(super) fn number(channel: Channel) -> u8 {
         Channel::Command => 1,
         Channel::Admission => 2,
         Channel::Status => 3,
+        Channel::Content => 4,
     }
 }
 
@@ -26,6 +27,7 @@ pub(super) fn of_number(number: u8) -> Option<Channel> {
         1 => Some(Channel::Command),
         2 => Some(Channel::Admission),
         3 => Some(Channel::Status),
+        4 => Some(Channel::Content),
         _ => None,
     }
 }
@@ -38,6 +40,8 @@ pub(super) fn limits(channel: Channel) -> Limits {
         // Asked by nodes that are not members yet.
         Channel::Admission => (4 * KIB, MIB),
         Channel::Status => (KIB, 64 * KIB),
+        // Manifests with what is said about them; the tree of a large blob.
+        Channel::Content => (16 * MIB, 16 * MIB),
     };
     Limits { request_bytes, answer_bytes }
 }
@@ -48,6 +52,7 @@ pub(super) fn priority(channel: Channel) -> i32 {
         Channel::Consensus => 30,
         Channel::Command => 20,
         Channel::Admission | Channel::Status => 10,
+        Channel::Content => 0,
     }
 }
 
@@ -57,9 +62,9 @@ mod tests {
 
     #[test]
     fn every_channel_has_its_own_number() {
-        for channel in [Channel::Consensus, Channel::Command, Channel::Admission, Channel::Status] {
+        for channel in [Channel::Consensus, Channel::Command, Channel::Admission, Channel::Status, Channel::Content] {
             assert_eq!(of_number(number(channel)), Some(channel));
         }
-        assert_eq!(of_number(4), None);
+        assert_eq!(of_number(5), None);
     }
 }

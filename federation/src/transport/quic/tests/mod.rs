@@ -115,7 +115,7 @@ async fn until(what: &str, at_most: Duration, holds: impl Fn() -> bool) {
 #[tokio::test]
 async fn members_exchange_requests_on_every_channel_and_know_each_other_by_key() {
     let (a, b) = pair();
-    for channel in [Channel::Consensus, Channel::Command, Channel::Admission, Channel::Status] {
+    for channel in [Channel::Consensus, Channel::Command, Channel::Admission, Channel::Status, Channel::Content] {
         let answer = a.transport.request(b.id, channel, Bytes::from_static(b"!"), PATIENCE).await.unwrap();
         assert_eq!(answer, format!("{}{channel:?}!", a.id.short()));
     }

@@ -1,0 +1,34 @@
+//! Content between hosts: asked for and handed out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Federation;
+use crate::content::Content;
+use crate::membership::Health;
+use crate::transport::{Channel, TransportError};
+use crate::vocabulary::NodeId;
+
+impl Federation {
+    /// From now on answers other members with `content`, until [`Federation::shutdown`].
+    pub fn serve_content(&self, content: Arc<dyn Content>) {
+        *self.inner.content() = Some(content);
+    }
+
+    /// Asks the host of another member and waits for its answer, `deadline` at most.
+    ///
+    /// Cancel safety: dropping the future abandons the request; whether it was carried out is then unknown.
+    ///
+    /// # Errors
+    /// Any [`TransportError`].
+    pub async fn ask(&self, node: NodeId, request: Bytes, deadline: Duration) -> Result<Bytes, TransportError> {
+        self.inner.transport.request(node, Channel::Content, request, deadline).await
+    }
+
+    /// How another member fares, as far as this node knows; `None` for one it does not watch.
+    pub fn health_of(&self, node: NodeId) -> Option<Health> {
+        self.inner.membership.get_peer(node).map(|peer| peer.health)
+    }
+}

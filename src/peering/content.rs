@@ -1,0 +1,190 @@
+//! Hands out what this node stores, and takes what other regions' clients push.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use keppel_federation::content::Content;
+use keppel_federation::vocabulary::{Digest, NodeId, Reference, RepositoryName};
+
+use super::messages::{Answer, Question, ReferrerItem, Refusal, Target, decode, encode};
+use crate::registry::{ManifestTarget, Registry, RegistryError};
+
+/// The most that one question gets of a blob.
+const PART_MAX_BYTES: u64 = 4 << 20;
+
+/// Answers other members from a registry.
+pub struct RegistryContent {
+    registry: Registry,
+}
+
+impl RegistryContent {
+    /// Hands out what this registry has.
+    pub fn new(registry: Registry) -> Self {
+        Self { registry }
+    }
+
+    async fn answer_question(&self, from: NodeId, question: Question) -> Result<Answer, Refused> {
+        let registry = &self.registry;
+        match question {
+            Question::BlobSize { repository, digest } => {
+                Ok(Answer::BlobSize(registry.load_local_blob(&repository, &digest).await?.size_bytes))
+            }
+            Question::Blob { repository, digest, beginning_bytes } => {
+                let blob = registry.load_local_blob(&repository, &digest).await?;
+                let (outboard, blake3) = registry.load_outboard(&blob).await?;
+                let end = blob.size_bytes.min(beginning_bytes).min(PART_MAX_BYTES);
+                let beginning = self.read(&repository, &digest, 0..end).await?;
+                let (size_bytes, outboard) = (blob.size_bytes, outboard.pairs.to_vec());
+                Ok(Answer::Blob { size_bytes, blake3, outboard, beginning })
+            }
+            Question::BlobPart { repository, digest, offset, size_bytes } => {
+                let end = offset.saturating_add(size_bytes.min(PART_MAX_BYTES));
+                Ok(Answer::BlobPart(self.read(&repository, &digest, offset..end).await?))
+            }
+            for_primary => self.answer_as_primary(from, for_primary).await,
+        }
+    }
+
+    /// Bytes of a blob that is stored here.
+    async fn read(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let blob = self.registry.load_local_blob(repository, digest).await?;
+        let range = range.start.min(blob.size_bytes)..range.end.min(blob.size_bytes);
+        let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+        let mut pieces = self.registry.open_blob(&blob, range).await?;
+        while let Some(piece) = pieces.try_next().await? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+
+    /// What only the primary may say or do. An asker that is behind the times must not be answered from a copy.
+    async fn answer_as_primary(&self, from: NodeId, question: Question) -> Result<Answer, Refused> {
+        let registry = &self.registry;
+        let repository = question.repository();
+        if registry.is_elsewhere(&repository.account()) {
+            return Err(Refused(Refusal::NotPrimary));
+        }
+        match question {
+            Question::Manifest { repository, reference, known } => {
+                let reference = Reference::parse(&reference).map_err(|_| Refused(Refusal::ManifestUnknown))?;
+                let manifest = registry.load_manifest(&repository, &reference).await?;
+                let bytes = (known != Some(manifest.digest)).then(|| manifest.bytes.to_vec());
+                let media_type = String::from_utf8_lossy(&manifest.media_type).into_owned();
+                Ok(Answer::Manifest { digest: manifest.digest, media_type, bytes })
+            }
+            Question::Tags { repository, after, limit } => {
+                let page = registry.list_tags(&repository, after.as_deref(), limit as usize).await?;
+                Ok(Answer::Tags { items: page.items, more: page.more })
+            }
+            Question::Referrers { repository, subject, artifact_type, after, limit } => {
+                let artifact_type = artifact_type.as_deref();
+                let page = registry
+                    .list_referrers(&repository, &subject, artifact_type, after.as_ref(), limit as usize)
+                    .await?;
+                let items = page.items.into_iter().map(|referrer| ReferrerItem {
+                    media_type: referrer.media_type,
+                    digest: referrer.digest,
+                    size: referrer.size,
+                    artifact_type: referrer.artifact_type,
+                    annotations: referrer.annotations.into_iter().collect(),
+                });
+                Ok(Answer::Referrers { items: items.collect(), more: page.more })
+            }
+            Question::Mount { repository, digest, from } => {
+                Ok(Answer::Mount(registry.mount_blob(&repository, &digest, from.as_ref()).await?))
+            }
+            Question::PutManifest { repository, target, media_type, bytes } => {
+                let target = match target {
+                    Target::Tag(tag) => ManifestTarget::Tag(tag),
+                    Target::Digest { digest, tags } => ManifestTarget::Digest { digest, tags },
+                };
+                let bytes = Bytes::from(bytes);
+                let put = registry.accept_manifest(from, &repository, target, media_type.as_deref(), bytes).await?;
+                Ok(Answer::PutManifest { digest: put.digest, subject: put.subject, tags: put.tags })
+            }
+            Question::DeleteManifest { repository, digest } => {
+                registry.delete_manifest(&repository, &digest).await?;
+                Ok(Answer::Deleted)
+            }
+            Question::DeleteTag { repository, tag } => {
+                registry.delete_tag(&repository, &tag).await?;
+                Ok(Answer::Deleted)
+            }
+            Question::DeleteBlob { repository, digest } => {
+                registry.delete_blob(&repository, &digest).await?;
+                Ok(Answer::Deleted)
+            }
+            Question::BlobSize { .. } | Question::Blob { .. } | Question::BlobPart { .. } => {
+                Err(Refused(Refusal::Trouble))
+            }
+        }
+    }
+}
+
+impl Question {
+    fn repository(&self) -> &RepositoryName {
+        match self {
+            Self::Manifest { repository, .. }
+            | Self::BlobSize { repository, .. }
+            | Self::Blob { repository, .. }
+            | Self::BlobPart { repository, .. }
+            | Self::Tags { repository, .. }
+            | Self::Referrers { repository, .. }
+            | Self::Mount { repository, .. }
+            | Self::PutManifest { repository, .. }
+            | Self::DeleteManifest { repository, .. }
+            | Self::DeleteTag { repository, .. }
+            | Self::DeleteBlob { repository, .. } => repository,
+        }
+    }
+}
+
+#[async_trait]
+impl Content for RegistryContent {
+    async fn answer(&self, from: NodeId, request: Bytes) -> Result<Bytes, String> {
+        let question = decode(&request).map_err(|error| error.to_string())?;
+        let answer = self.answer_question(from, question).await;
+        Ok(encode(&answer.unwrap_or_else(|Refused(refusal)| Answer::Refused(refusal))))
+    }
+}
+
+/// Lets `?` turn the registry's errors into words for the asker.
+struct Refused(Refusal);
+
+impl From<RegistryError> for Refused {
+    fn from(error: RegistryError) -> Self {
+        use RegistryError as E;
+        let reason = error.to_string();
+        Self(match error {
+            E::ManifestInvalid { reason } => Refusal::ManifestInvalid { reason },
+            E::ManifestTooLarge { limit_bytes } => Refusal::ManifestTooLarge { limit_bytes },
+            E::ManifestBlobsUnknown { digests } => Refusal::ManifestBlobsUnknown { digests },
+            E::DigestMismatch { expected, actual } => Refusal::DigestMismatch { expected, actual },
+            E::AccountUnknown { .. } => Refusal::AccountUnknown,
+            E::RepositoryUnknown { .. } => Refusal::RepositoryUnknown,
+            E::ManifestUnknown { .. } => Refusal::ManifestUnknown,
+            E::BlobUnknown { digest } => Refusal::BlobUnknown { digest },
+            E::ManifestHasParent { digest, parent } => Refusal::ManifestHasParent { digest, parent },
+            E::BlobInUse { digest, manifest } => Refusal::BlobInUse { digest, manifest },
+            E::StorageFull => Refusal::StorageFull,
+            E::AccountElsewhere { .. } => Refusal::NotPrimary,
+            E::RefusedElsewhere { .. }
+            | E::TagProtected { .. }
+            | E::QuotaExceeded { .. }
+            | E::PoliciesUnusable { .. }
+            | E::AccountDeleting { .. } => Refusal::Denied { reason },
+            // Questions about uploads are not asked; the rest is our own trouble.
+            other => {
+                tracing::error!(error = &other as &dyn std::error::Error, reason, "another region's question failed");
+                Refusal::Trouble
+            }
+        })
+    }
+}

@@ -1,0 +1,205 @@
+//! What nodes ask each other about content, and the answers. Pure: bytes to messages and back.
+//!
+//! The first byte of a message is its version. A node that does not know a version says so, and the asker treats that
+//! as a node that cannot be asked.
+
+use bytes::Bytes;
+use keppel_federation::vocabulary::{Digest, RepositoryName, Tag};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+const VERSION: u8 = 1;
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Question {
+    /// A manifest by tag or digest, without its bytes if it is still `known`.
+    Manifest { repository: RepositoryName, reference: String, known: Option<Digest> },
+    /// The size of a blob that is stored where the question goes.
+    BlobSize { repository: RepositoryName, digest: Digest },
+    /// The hashes of such a blob and its first bytes.
+    Blob { repository: RepositoryName, digest: Digest, beginning_bytes: u64 },
+    /// Some of its bytes.
+    BlobPart { repository: RepositoryName, digest: Digest, offset: u64, size_bytes: u64 },
+    /// A page of tags.
+    Tags { repository: RepositoryName, after: Option<String>, limit: u32 },
+    /// A page of referrers.
+    Referrers {
+        repository: RepositoryName,
+        subject: Digest,
+        artifact_type: Option<String>,
+        after: Option<Digest>,
+        limit: u32,
+    },
+    /// Mount a blob.
+    Mount { repository: RepositoryName, digest: Digest, from: Option<RepositoryName> },
+    /// Store a manifest that was pushed to the asker.
+    PutManifest { repository: RepositoryName, target: Target, media_type: Option<String>, bytes: Vec<u8> },
+    /// Delete a manifest.
+    DeleteManifest { repository: RepositoryName, digest: Digest },
+    /// Delete a tag.
+    DeleteTag { repository: RepositoryName, tag: Tag },
+    /// Take a blob out of a repository.
+    DeleteBlob { repository: RepositoryName, digest: Digest },
+}
+
+/// Under which name a manifest is pushed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Target {
+    Tag(Tag),
+    Digest { digest: Digest, tags: Vec<Tag> },
+}
+
+/// An answer to the question of the same name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Answer {
+    Manifest {
+        digest: Digest,
+        media_type: String,
+        bytes: Option<Vec<u8>>,
+    },
+    BlobSize(u64),
+    Blob {
+        size_bytes: u64,
+        blake3: [u8; 32],
+        outboard: Vec<u8>,
+        beginning: Vec<u8>,
+    },
+    BlobPart(Vec<u8>),
+    Tags {
+        items: Vec<String>,
+        more: bool,
+    },
+    Referrers {
+        items: Vec<ReferrerItem>,
+        more: bool,
+    },
+    Mount(bool),
+    PutManifest {
+        digest: Digest,
+        subject: Option<Digest>,
+        tags: Vec<Tag>,
+    },
+    Deleted,
+    /// No.
+    Refused(Refusal),
+}
+
+/// A referrer in a page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ReferrerItem {
+    pub(super) media_type: String,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) artifact_type: Option<String>,
+    pub(super) annotations: Vec<(String, String)>,
+}
+
+/// Why not, so that the asker's client can be told the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Refusal {
+    /// The node is not the primary of the account.
+    NotPrimary,
+    ManifestInvalid {
+        reason: String,
+    },
+    ManifestTooLarge {
+        limit_bytes: u64,
+    },
+    ManifestBlobsUnknown {
+        digests: Vec<Digest>,
+    },
+    DigestMismatch {
+        expected: Digest,
+        actual: Digest,
+    },
+    AccountUnknown,
+    RepositoryUnknown,
+    ManifestUnknown,
+    BlobUnknown {
+        digest: Digest,
+    },
+    ManifestHasParent {
+        digest: Digest,
+        parent: Digest,
+    },
+    BlobInUse {
+        digest: Digest,
+        manifest: Digest,
+    },
+    StorageFull,
+    /// A rule of the account, in words for the client.
+    Denied {
+        reason: String,
+    },
+    /// The node's own trouble, which its log has.
+    Trouble,
+}
+
+/// Bytes are not the message they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum MessageError {
+    #[error("messages about content of version {0} are not known here, only version {VERSION}")]
+    Version(u8),
+    #[error("the message about content cannot be read")]
+    Unreadable,
+}
+
+/// The message as bytes.
+pub(super) fn encode(message: &impl Serialize) -> Bytes {
+    postcard::to_extend(message, vec![VERSION]).expect("plain data serialises").into()
+}
+
+/// Reads a message.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, MessageError> {
+    match bytes {
+        [VERSION, body @ ..] => postcard::from_bytes(body).map_err(|_| MessageError::Unreadable),
+        [other, ..] => Err(MessageError::Version(*other)),
+        [] => Err(MessageError::Unreadable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn question() -> Question {
+        Question::PutManifest {
+            repository: RepositoryName::parse("acme/app").unwrap(),
+            target: Target::Tag(Tag::parse("v1").unwrap()),
+            media_type: None,
+            bytes: b"{}".to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_message_arrives_as_it_was_sent() {
+        assert_eq!(decode::<Question>(&encode(&question())), Ok(question()));
+        let answer = Answer::Refused(Refusal::BlobUnknown { digest: Digest::from_sha256([7; 32]) });
+        assert_eq!(decode::<Answer>(&encode(&answer)), Ok(answer));
+    }
+
+    #[test]
+    fn a_message_of_another_version_is_told_from_garbage() {
+        assert_eq!(decode::<Question>(&[9, 0]), Err(MessageError::Version(9)));
+        assert_eq!(decode::<Question>(&[VERSION, 250]), Err(MessageError::Unreadable));
+        assert_eq!(decode::<Question>(&[]), Err(MessageError::Unreadable));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode::<Question>(&bytes);
+            let _ = decode::<Answer>(&bytes);
+        }
+
+        #[test]
+        fn no_mutation_makes_a_decoder_panic(at in any::<prop::sample::Index>(), with in any::<u8>()) {
+            let mut bytes = encode(&question()).to_vec();
+            let index = at.index(bytes.len());
+            bytes[index] = with;
+            let _ = decode::<Question>(&bytes);
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Asks other regions for what this one does not have.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use keppel_federation::Federation;
+use keppel_federation::membership::Health;
+use keppel_federation::transport::TransportError;
+use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName};
+use tokio::time::Instant;
+
+use super::messages::{Answer, Question, Refusal, Target, decode, encode};
+use crate::registry::{
+    Deletion, ManifestTarget, Page, Primary, PutManifest, Referrer, RegistryError, RemoteBlob, RemoteManifest, Upstream,
+};
+use crate::storage::{Outboard, Verifier};
+
+/// How long a question about metadata may take, the connection being made included.
+const METADATA_DEADLINE: Duration = Duration::from_secs(5);
+/// The same for a node that the membership has given up: it is asked all the same, since it may be back already.
+const DOWN_DEADLINE: Duration = Duration::from_secs(1);
+/// How long a part of a blob may take: a slow link is not a dead one.
+const PART_DEADLINE: Duration = Duration::from_secs(30);
+/// How long one question about a pushed manifest may take, and how long it is asked again: the primary may have to
+/// fetch large blobs first, which goes on in between.
+const PUSH_DEADLINE: Duration = Duration::from_secs(50);
+const PUSH_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// The other regions, through the federation.
+pub struct FederationUpstream {
+    federation: Federation,
+}
+
+impl FederationUpstream {
+    /// Asks members of this federation.
+    pub fn new(federation: Federation) -> Self {
+        Self { federation }
+    }
+
+    async fn ask(
+        &self,
+        whom: &Primary,
+        repository: &RepositoryName,
+        question: &Question,
+        deadline: Duration,
+    ) -> Result<Answer, RegistryError> {
+        let asked = self.federation.ask(whom.node, encode(question), deadline).await;
+        let unreachable = |reason: String| RegistryError::PrimaryUnreachable {
+            account: repository.account(),
+            region: whom.region.clone(),
+            reason,
+        };
+        let answer = asked.map_err(|error| unreachable(reason_of(&error)))?;
+        match decode(&answer) {
+            Ok(Answer::Refused(refusal)) => Err(refused(refusal, repository, question, &unreachable)),
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(unreachable(error.to_string())),
+        }
+    }
+
+    async fn ask_briefly(
+        &self,
+        whom: &Primary,
+        repository: &RepositoryName,
+        question: &Question,
+    ) -> Result<Answer, RegistryError> {
+        let deadline = match self.federation.health_of(whom.node) {
+            Some(Health::Down) => DOWN_DEADLINE,
+            _ => METADATA_DEADLINE,
+        };
+        self.ask(whom, repository, question, deadline).await
+    }
+}
+
+/// What is in the way, without the names of nodes, which say nothing to a client.
+fn reason_of(error: &TransportError) -> String {
+    match error {
+        TransportError::Timeout { after, .. } => format!("no answer within {after:?}"),
+        TransportError::Refused { reason, .. } => reason.clone(),
+        TransportError::UnknownNode(_) => "its address is not known".into(),
+        TransportError::NotConnected { cause, .. } | TransportError::Unreachable { cause, .. } => cause.clone(),
+        TransportError::TooLarge { .. } => error.to_string(),
+    }
+}
+
+fn refused(
+    refusal: Refusal,
+    repository: &RepositoryName,
+    question: &Question,
+    unreachable: &dyn Fn(String) -> RegistryError,
+) -> RegistryError {
+    use RegistryError as E;
+    let repository = repository.clone();
+    match refusal {
+        Refusal::NotPrimary => unreachable("it says that it is not the primary".into()),
+        Refusal::ManifestInvalid { reason } => E::ManifestInvalid { reason },
+        Refusal::ManifestTooLarge { limit_bytes } => E::ManifestTooLarge { limit_bytes },
+        Refusal::ManifestBlobsUnknown { digests } => E::ManifestBlobsUnknown { digests },
+        Refusal::DigestMismatch { expected, actual } => E::DigestMismatch { expected, actual },
+        Refusal::AccountUnknown => E::AccountUnknown { account: repository.account() },
+        Refusal::RepositoryUnknown => E::RepositoryUnknown { repository },
+        Refusal::ManifestUnknown => match reference_of(question) {
+            Some(reference) => E::ManifestUnknown { repository, reference },
+            None => E::RepositoryUnknown { repository },
+        },
+        Refusal::BlobUnknown { digest } => E::BlobUnknown { digest },
+        Refusal::ManifestHasParent { digest, parent } => E::ManifestHasParent { digest, parent },
+        Refusal::BlobInUse { digest, manifest } => E::BlobInUse { digest, manifest },
+        Refusal::StorageFull => unreachable("its storage is full".into()),
+        Refusal::Denied { reason } => E::RefusedElsewhere { reason },
+        Refusal::Trouble => unreachable("something went wrong there; its log says what".into()),
+    }
+}
+
+fn reference_of(question: &Question) -> Option<Reference> {
+    match question {
+        Question::Manifest { reference, .. } => Reference::parse(reference).ok(),
+        Question::DeleteManifest { digest, .. } => Some(Reference::Digest(*digest)),
+        Question::DeleteTag { tag, .. } => Some(Reference::Tag(tag.clone())),
+        _ => None,
+    }
+}
+
+/// The other side gave an answer to another question.
+fn confused(whom: &Primary, repository: &RepositoryName) -> RegistryError {
+    let reason = "its answer does not fit the question".to_owned();
+    RegistryError::PrimaryUnreachable { account: repository.account(), region: whom.region.clone(), reason }
+}
+
+fn page_limit(limit: usize) -> u32 {
+    u32::try_from(limit).unwrap_or(u32::MAX)
+}
+
+#[async_trait]
+impl Upstream for FederationUpstream {
+    fn primary(&self, account: &AccountName) -> Option<Primary> {
+        let claimed = self.federation.state().account(account)?;
+        let is_ours = claimed.owner == self.federation.node();
+        (!is_ours).then(|| Primary { node: claimed.owner, region: claimed.region.to_string() })
+    }
+
+    async fn manifest(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        reference: &Reference,
+        known: Option<&Digest>,
+    ) -> Result<RemoteManifest, RegistryError> {
+        let (name, known) = (repository.clone(), known.copied());
+        let question = Question::Manifest { repository: name, reference: reference.to_string(), known };
+        match self.ask_briefly(from, repository, &question).await? {
+            Answer::Manifest { digest, media_type, bytes } => {
+                Ok(RemoteManifest { digest, media_type, bytes: bytes.map(Bytes::from) })
+            }
+            _ => Err(confused(from, repository)),
+        }
+    }
+
+    async fn blob_size_bytes(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<u64, RegistryError> {
+        let question = Question::BlobSize { repository: repository.clone(), digest: *digest };
+        match self.ask_briefly(from, repository, &question).await? {
+            Answer::BlobSize(size_bytes) => Ok(size_bytes),
+            _ => Err(confused(from, repository)),
+        }
+    }
+
+    async fn blob(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        digest: &Digest,
+        beginning_bytes: u64,
+    ) -> Result<RemoteBlob, RegistryError> {
+        let question = Question::Blob { repository: repository.clone(), digest: *digest, beginning_bytes };
+        let answer = self.ask(from, repository, &question, PART_DEADLINE).await?;
+        let Answer::Blob { size_bytes, blake3, outboard, beginning } = answer else {
+            return Err(confused(from, repository));
+        };
+        let outboard = Outboard { blob_size_bytes: size_bytes, pairs: outboard.into() };
+        let verifier = Verifier::new(&outboard, blake3).ok_or_else(|| confused(from, repository))?;
+        Ok(RemoteBlob { verifier, beginning: beginning.into() })
+    }
+
+    async fn blob_part(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Range<u64>,
+    ) -> Result<Bytes, RegistryError> {
+        let (offset, size_bytes) = (range.start, range.end - range.start);
+        let question = Question::BlobPart { repository: repository.clone(), digest: *digest, offset, size_bytes };
+        match self.ask(from, repository, &question, PART_DEADLINE).await? {
+            Answer::BlobPart(bytes) => Ok(bytes.into()),
+            _ => Err(confused(from, repository)),
+        }
+    }
+
+    async fn tags(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<String>, RegistryError> {
+        let (name, after) = (repository.clone(), after.map(str::to_owned));
+        let question = Question::Tags { repository: name, after, limit: page_limit(limit) };
+        match self.ask_briefly(from, repository, &question).await? {
+            Answer::Tags { items, more } => Ok(Page { items, more }),
+            _ => Err(confused(from, repository)),
+        }
+    }
+
+    async fn referrers(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Page<Referrer>, RegistryError> {
+        let question = Question::Referrers {
+            repository: repository.clone(),
+            subject: *subject,
+            artifact_type: artifact_type.map(str::to_owned),
+            after: after.copied(),
+            limit: page_limit(limit),
+        };
+        let Answer::Referrers { items, more } = self.ask_briefly(from, repository, &question).await? else {
+            return Err(confused(from, repository));
+        };
+        let items = items.into_iter().map(|item| Referrer {
+            media_type: item.media_type,
+            digest: item.digest,
+            size: item.size,
+            artifact_type: item.artifact_type,
+            annotations: item.annotations.into_iter().collect(),
+        });
+        Ok(Page { items: items.collect(), more })
+    }
+
+    async fn mount(
+        &self,
+        at: &Primary,
+        repository: &RepositoryName,
+        digest: &Digest,
+        from: Option<&RepositoryName>,
+    ) -> Result<bool, RegistryError> {
+        let question = Question::Mount { repository: repository.clone(), digest: *digest, from: from.cloned() };
+        match self.ask_briefly(at, repository, &question).await? {
+            Answer::Mount(mounted) => Ok(mounted),
+            _ => Err(confused(at, repository)),
+        }
+    }
+
+    async fn put_manifest(
+        &self,
+        at: &Primary,
+        repository: &RepositoryName,
+        target: &ManifestTarget,
+        media_type: Option<&str>,
+        bytes: Bytes,
+    ) -> Result<PutManifest, RegistryError> {
+        let target = match target {
+            ManifestTarget::Tag(tag) => Target::Tag(tag.clone()),
+            ManifestTarget::Digest { digest, tags } => Target::Digest { digest: *digest, tags: tags.clone() },
+        };
+        let (name, media_type) = (repository.clone(), media_type.map(str::to_owned));
+        let question = Question::PutManifest { repository: name, target, media_type, bytes: bytes.to_vec() };
+        let start = Instant::now();
+        loop {
+            let asked = Instant::now();
+            match self.ask(at, repository, &question, PUSH_DEADLINE).await {
+                Ok(Answer::PutManifest { digest, subject, tags }) => return Ok(PutManifest { digest, subject, tags }),
+                Ok(_) => return Err(confused(at, repository)),
+                // It was at work for all that time, so it is fetching blobs; asking again joins what goes on there.
+                Err(RegistryError::PrimaryUnreachable { .. })
+                    if asked.elapsed() >= PUSH_DEADLINE && start.elapsed() < PUSH_PATIENCE => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn delete(&self, at: &Primary, repository: &RepositoryName, what: &Deletion) -> Result<(), RegistryError> {
+        let name = repository.clone();
+        let question = match what {
+            Deletion::Manifest(digest) => Question::DeleteManifest { repository: name, digest: *digest },
+            Deletion::Tag(tag) => Question::DeleteTag { repository: name, tag: tag.clone() },
+            Deletion::Blob(digest) => Question::DeleteBlob { repository: name, digest: *digest },
+        };
+        match self.ask_briefly(at, repository, &question).await? {
+            Answer::Deleted => Ok(()),
+            _ => Err(confused(at, repository)),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Accounts whose primary is another region: what is here already is served from here, all else is asked for there.
+//!
+//! Invariants: a tag, a list or an absence is never answered from here alone, unless the primary cannot be reached and
+//! the answer is marked stale; bytes from elsewhere are checked before they are kept or handed on; a push is
+//! acknowledged once the primary has acknowledged it.
+//!
+//! Deliberately absent: following the primary's changes. Nothing comes here before somebody asks for it.
+
+mod flight;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
+
+pub use upstream::{Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
+
+pub(super) use flight::{Flight, Flights};
+pub(super) use reader::{RemoteReader, Source};
+
+use super::manifest_push::{digest_of, record_from_elsewhere};
+use crate::model::ManifestDescription;
+
+use super::{Inner, Manifest, ManifestTarget, PutManifest, Registry, RegistryError};
+
+/// Blobs of one pushed manifest that are fetched at a time.
+const FETCHES_PER_PUSH: usize = 4;
+
+/// An account that another region decides about, and the way there.
+#[derive(Clone)]
+pub(super) struct Elsewhere {
+    pub(super) primary: Primary,
+    pub(super) upstream: Arc<dyn Upstream>,
+}
+
+impl Registry {
+    /// Connects the registry to the other regions. Called once, before it serves.
+    pub fn connect(&self, upstream: Arc<dyn Upstream>) {
+        // A second one would have to wait for the questions put to the first.
+        let _ = self.inner.upstream.set(upstream);
+    }
+
+    /// Refuses what only the account's own region can say.
+    ///
+    /// # Errors
+    /// [`RegistryError::AccountElsewhere`].
+    pub fn refuse_elsewhere(&self, account: &AccountName) -> Result<(), RegistryError> {
+        match self.inner.elsewhere(account) {
+            None => Ok(()),
+            Some(Elsewhere { primary, .. }) => {
+                Err(RegistryError::AccountElsewhere { account: account.clone(), region: primary.region })
+            }
+        }
+    }
+
+    /// Whether another node decides about the account.
+    pub fn is_elsewhere(&self, account: &AccountName) -> bool {
+        self.inner.elsewhere(account).is_some()
+    }
+
+    /// Stores a manifest that was pushed to another region, for an account of which this node is primary. Blobs that
+    /// are not here yet are fetched from there first.
+    ///
+    /// Cancel safety: fetches go on; asking again joins them.
+    ///
+    /// # Errors
+    /// Those of [`Registry::put_manifest`].
+    pub async fn accept_manifest(
+        &self,
+        from: NodeId,
+        repository: &RepositoryName,
+        target: ManifestTarget,
+        media_type: Option<&str>,
+        bytes: Bytes,
+    ) -> Result<PutManifest, RegistryError> {
+        let missing = match self.check_references(repository, media_type, bytes.clone()).await {
+            Err(RegistryError::ManifestBlobsUnknown { digests }) => digests,
+            checked => checked.map(|()| Vec::new())?,
+        };
+        if let Some(upstream) = self.inner.upstream.get() {
+            // The pushing node is asked like a primary: it is the one that has what was pushed there.
+            let source = Primary { node: from, region: from.short().to_string() };
+            let source = Elsewhere { primary: source, upstream: upstream.clone() };
+            stream::iter(missing)
+                .map(|digest| self.ensure_blob_from(source.clone(), repository, digest))
+                .buffer_unordered(FETCHES_PER_PUSH)
+                .try_collect::<()>()
+                .await?;
+        }
+        self.put_manifest(repository, target, media_type, bytes).await
+    }
+
+    /// Whether all that a manifest refers to is here.
+    async fn check_references(
+        &self,
+        repository: &RepositoryName,
+        media_type: Option<&str>,
+        bytes: Bytes,
+    ) -> Result<(), RegistryError> {
+        let media_type = media_type.map(str::to_owned);
+        let parsing = tokio::task::spawn_blocking(move || ManifestDescription::parse(media_type.as_deref(), &bytes));
+        let description = parsing
+            .await
+            .map_err(|_| RegistryError::Interrupted)?
+            .map_err(|error| RegistryError::ManifestInvalid { reason: error.to_string() })?;
+        self.refuse_unknown_references(repository, &description).await
+    }
+
+    async fn ensure_blob_from(
+        &self,
+        source: Elsewhere,
+        repository: &RepositoryName,
+        digest: Digest,
+    ) -> Result<(), RegistryError> {
+        if self.mount_blob(repository, &digest, None).await? {
+            return Ok(());
+        }
+        let fetched = async {
+            let flight = self.inner.flights.join(source, repository, &digest).await?;
+            flight.start(&self.inner);
+            flight.stored().await
+        };
+        match fetched.await {
+            // Then the manifest is refused, with all that is missing named.
+            Err(RegistryError::BlobUnknown { .. } | RegistryError::RepositoryUnknown { .. }) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+impl Inner {
+    /// The primary of an account and the way to it, when that is another node.
+    pub(super) fn elsewhere(&self, account: &AccountName) -> Option<Elsewhere> {
+        let upstream = self.upstream.get()?;
+        let primary = upstream.primary(account)?;
+        Some(Elsewhere { primary, upstream: upstream.clone() })
+    }
+
+    /// A manifest of an account of another region: by digest from here if it is here, by tag as the primary says.
+    pub(super) async fn manifest_from(
+        self: &Arc<Self>,
+        elsewhere: &Elsewhere,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Manifest, RegistryError> {
+        use RegistryError as E;
+        let here = match self.read_manifest(repository, reference).await {
+            Ok(manifest) => Some(manifest),
+            Err(E::ManifestUnknown { .. } | E::RepositoryUnknown { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let here = match (here, reference) {
+            (Some(manifest), Reference::Digest(_)) => return Ok(manifest),
+            (here, _) => here,
+        };
+        let known = here.as_ref().map(|manifest| manifest.digest);
+        let Elsewhere { primary, upstream } = elsewhere;
+        match (upstream.manifest(primary, repository, reference, known.as_ref()).await, here) {
+            (Ok(RemoteManifest { digest, bytes: None, .. }), Some(here)) if digest == here.digest => Ok(here),
+            (Ok(found), _) => self.keep_manifest(elsewhere, repository, reference, found).await,
+            (Err(error @ E::PrimaryUnreachable { .. }), Some(here)) => {
+                tracing::debug!(%repository, %reference, %error, "answering with what was known");
+                metrics::counter!("keppel_stale_answers_total").increment(1);
+                Ok(here.stale())
+            }
+            (Err(error @ (E::ManifestUnknown { .. } | E::RepositoryUnknown { .. })), Some(_)) => {
+                if let Reference::Tag(tag) = reference {
+                    self.forget(repository, &Deletion::Tag(tag.clone())).await;
+                }
+                Err(error)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Checks what another region gave and keeps it.
+    async fn keep_manifest(
+        self: &Arc<Self>,
+        elsewhere: &Elsewhere,
+        repository: &RepositoryName,
+        reference: &Reference,
+        found: RemoteManifest,
+    ) -> Result<Manifest, RegistryError> {
+        let unusable = |reason: &str| elsewhere.unusable(repository, reason);
+        let bytes = found.bytes.ok_or_else(|| unusable("it left out a manifest that is not known here"))?;
+        let asked_for = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(_) => found.digest,
+        };
+        if found.digest != asked_for || digest_of(asked_for.algorithm(), &bytes) != asked_for {
+            return Err(unusable("the manifest that it gave is not what its digest says"));
+        }
+        let target = match reference {
+            Reference::Tag(tag) => ManifestTarget::Tag(tag.clone()),
+            Reference::Digest(digest) => ManifestTarget::Digest { digest: *digest, tags: Vec::new() },
+        };
+        let media_type = found.media_type.clone();
+        match record_from_elsewhere(self, repository, &asked_for, target, &media_type, bytes.clone()).await {
+            Ok(()) => self.read_manifest(repository, reference).await,
+            Err(error) => {
+                // A pull does not fail because there is no room to keep what passes through.
+                tracing::warn!(error = &error as &dyn std::error::Error, %repository, "a manifest from elsewhere is not kept");
+                Ok(Manifest::passing_through(asked_for, media_type, bytes))
+            }
+        }
+    }
+
+    /// Hands a pushed manifest to the primary; once that has it, it is kept here as well.
+    pub(super) async fn put_manifest_at(
+        self: &Arc<Self>,
+        elsewhere: &Elsewhere,
+        repository: &RepositoryName,
+        target: ManifestTarget,
+        media_type: Option<&str>,
+        bytes: Bytes,
+    ) -> Result<PutManifest, RegistryError> {
+        let Elsewhere { primary, upstream } = elsewhere;
+        let put = upstream.put_manifest(primary, repository, &target, media_type, bytes.clone()).await?;
+        let media_type = media_type.unwrap_or_default();
+        if let Err(error) = record_from_elsewhere(self, repository, &put.digest, target, media_type, bytes).await {
+            // The primary has it, which is what counts.
+            tracing::warn!(error = &error as &dyn std::error::Error, %repository, "a pushed manifest is not kept here");
+        }
+        Ok(put)
+    }
+
+    /// Has the primary delete something, then forgets it here.
+    pub(super) async fn delete_at(
+        self: &Arc<Self>,
+        elsewhere: &Elsewhere,
+        repository: &RepositoryName,
+        what: Deletion,
+    ) -> Result<(), RegistryError> {
+        elsewhere.upstream.delete(&elsewhere.primary, repository, &what).await?;
+        self.forget(repository, &what).await;
+        Ok(())
+    }
+
+    /// Takes away what the primary no longer has. What cannot be taken away now is only ever served marked as stale, or
+    /// by its digest.
+    async fn forget(self: &Arc<Self>, repository: &RepositoryName, what: &Deletion) {
+        let (inner, name, deleted) = (self.clone(), repository.clone(), what.clone());
+        let forgotten = self.metadata.write(move |transaction| {
+            let Some(id) = transaction.get_repository(&name)? else { return Ok::<_, RegistryError>(()) };
+            let changed = match &deleted {
+                Deletion::Tag(tag) => {
+                    transaction.delete_tag(id, tag.as_str())?;
+                    vec![tag.to_string()]
+                }
+                Deletion::Manifest(digest) => {
+                    let Some((manifest, _)) = transaction.get_manifest_id(id, digest)? else { return Ok(()) };
+                    let mut changed = transaction.list_tags_of(manifest)?;
+                    changed.push(digest.to_string());
+                    transaction.delete_manifest(manifest)?;
+                    changed
+                }
+                Deletion::Blob(digest) => {
+                    if let Some(blob) = transaction.get_mounted_blob(id, digest)?
+                        && transaction.get_manifest_using_blob(id, blob.id)?.is_none()
+                    {
+                        // The bytes are left to the storage sweep.
+                        transaction.unmount_blob(id, blob.id)?;
+                    }
+                    return Ok(());
+                }
+            };
+            inner.evict_around_commit(transaction, &name, changed);
+            Ok(())
+        });
+        if let Err(error) = forgotten.await {
+            tracing::warn!(error = &error as &dyn std::error::Error, %repository, "what the primary deleted is still here");
+        }
+    }
+}
+
+impl Elsewhere {
+    /// The other side answered, but not in a way that can be used.
+    pub(super) fn unusable(&self, repository: &RepositoryName, reason: &str) -> RegistryError {
+        RegistryError::PrimaryUnreachable {
+            account: repository.account(),
+            region: self.primary.region.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use sha2::Digest as _;
+
+use super::*;
+use crate::metadata::{Metadata, MetadataOptions};
+use crate::model::ManualClock;
+use crate::registry::{LocalClaims, Page, Referrer, RegistryOptions};
+use crate::storage::{FilesystemOptions, Storage, Verifier};
+
+const PART: usize = flight::PART_BYTES as usize;
+
+/// What the other region does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// The first answers are wrong, each about another part.
+    WrongAtFirst,
+    /// Every part but the beginning is wrong.
+    Wrong,
+    /// Parts are shorter than asked for.
+    Short,
+    /// It cannot be reached for a while.
+    Away,
+    /// Hashes and parts agree with each other, but not with the digest.
+    AnotherBlob,
+}
+
+/// Another region, with a registry of its own.
+struct OtherRegion {
+    registry: Registry,
+    fault: Fault,
+    asked: AtomicUsize,
+    blob: Digest,
+}
+
+impl OtherRegion {
+    async fn read(&self, repository: &RepositoryName, range: Range<u64>) -> Bytes {
+        let blob = self.registry.load_local_blob(repository, &self.blob).await.unwrap();
+        let stream = self.registry.open_blob(&blob, range).await.unwrap();
+        stream.try_collect::<Vec<_>>().await.unwrap().concat().into()
+    }
+}
+
+fn unasked<T>() -> Result<T, RegistryError> {
+    Err(RegistryError::Interrupted)
+}
+
+#[async_trait]
+impl Upstream for OtherRegion {
+    fn primary(&self, _: &AccountName) -> Option<Primary> {
+        Some(Primary { node: NodeId::from_public_key([1; 32]), region: "eu".into() })
+    }
+
+    async fn manifest(
+        &self,
+        _: &Primary,
+        _: &RepositoryName,
+        _: &Reference,
+        _: Option<&Digest>,
+    ) -> Result<RemoteManifest, RegistryError> {
+        let media_type = "application/vnd.oci.image.manifest.v1+json".to_owned();
+        Ok(RemoteManifest { digest: self.blob, media_type, bytes: Some(Bytes::from_static(b"{}")) })
+    }
+
+    async fn blob_size_bytes(&self, _: &Primary, _: &RepositoryName, _: &Digest) -> Result<u64, RegistryError> {
+        unasked()
+    }
+
+    async fn blob(
+        &self,
+        _: &Primary,
+        repository: &RepositoryName,
+        _: &Digest,
+        beginning_bytes: u64,
+    ) -> Result<RemoteBlob, RegistryError> {
+        let blob = self.registry.load_local_blob(repository, &self.blob).await?;
+        let (outboard, root) = self.registry.load_outboard(&blob).await?;
+        let beginning = self.read(repository, 0..beginning_bytes.min(blob.size_bytes)).await;
+        Ok(RemoteBlob { verifier: Verifier::new(&outboard, root).unwrap(), beginning })
+    }
+
+    async fn blob_part(
+        &self,
+        _: &Primary,
+        repository: &RepositoryName,
+        _: &Digest,
+        range: Range<u64>,
+    ) -> Result<Bytes, RegistryError> {
+        let asked = self.asked.fetch_add(1, Ordering::SeqCst);
+        let right = self.read(repository, range.clone()).await;
+        let mut wrong = right.to_vec();
+        wrong[right.len() / 2] ^= 1;
+        match self.fault {
+            Fault::Wrong => Ok(wrong.into()),
+            Fault::WrongAtFirst if asked < 3 => Ok(wrong.into()),
+            Fault::Short => Ok(right.slice(..right.len() - 1)),
+            Fault::Away if asked < 3 => Err(RegistryError::PrimaryUnreachable {
+                account: repository.account(),
+                region: "eu".into(),
+                reason: "the link is cut".into(),
+            }),
+            _ => Ok(right),
+        }
+    }
+
+    async fn tags(
+        &self,
+        _: &Primary,
+        _: &RepositoryName,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<Page<String>, RegistryError> {
+        unasked()
+    }
+
+    async fn referrers(
+        &self,
+        _: &Primary,
+        _: &RepositoryName,
+        _: &Digest,
+        _: Option<&str>,
+        _: Option<&Digest>,
+        _: usize,
+    ) -> Result<Page<Referrer>, RegistryError> {
+        unasked()
+    }
+
+    async fn mount(
+        &self,
+        _: &Primary,
+        _: &RepositoryName,
+        _: &Digest,
+        _: Option<&RepositoryName>,
+    ) -> Result<bool, RegistryError> {
+        unasked()
+    }
+
+    async fn put_manifest(
+        &self,
+        _: &Primary,
+        _: &RepositoryName,
+        _: &ManifestTarget,
+        _: Option<&str>,
+        _: Bytes,
+    ) -> Result<PutManifest, RegistryError> {
+        unasked()
+    }
+
+    async fn delete(&self, _: &Primary, _: &RepositoryName, _: &Deletion) -> Result<(), RegistryError> {
+        unasked()
+    }
+}
+
+fn open(directory: &tempfile::TempDir) -> Registry {
+    let metadata = Metadata::open(&directory.path().join("metadata.db"), &MetadataOptions::default()).unwrap();
+    let storage = Storage::filesystem(FilesystemOptions::new(directory.path().join("storage"))).unwrap();
+    let options = RegistryOptions { create_accounts_on_push: true, ..RegistryOptions::default() };
+    Registry::new(options, metadata, storage, Arc::new(ManualClock::new(1_000_000)), Arc::new(LocalClaims))
+}
+
+fn app() -> RepositoryName {
+    RepositoryName::parse("acme/app").unwrap()
+}
+
+fn content() -> Vec<u8> {
+    (0..5 * PART + 77).map(|at| (at % 241) as u8 ^ (at >> 11) as u8).collect()
+}
+
+fn digest_of_bytes(bytes: &[u8]) -> Digest {
+    Digest::from_sha256(sha2::Sha256::digest(bytes).into())
+}
+
+/// Pulls a range of the blob named `digest` from a region with this fault: what the client got before the end or the
+/// error, and whether the blob is here afterwards.
+async fn pull(fault: Fault, range: Option<Range<u64>>) -> (Vec<u8>, Result<(), RegistryError>, bool) {
+    let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (other, registry) = (open(&there), open(&here));
+    let stored = content();
+    let blob = digest_of_bytes(&stored);
+    let body = stream::iter([Ok::<_, crate::registry::BodyError>(Bytes::from(stored.clone()))]);
+    other.put_blob(&app(), &blob, None, body).await.unwrap();
+    let digest = match fault {
+        Fault::AnotherBlob => digest_of_bytes(b"something else"),
+        _ => blob,
+    };
+    registry.connect(Arc::new(OtherRegion { registry: other, fault, asked: AtomicUsize::new(0), blob }));
+    let found = registry.load_blob(&app(), &digest, true).await.unwrap();
+    let range = range.unwrap_or(0..found.size_bytes);
+    let mut bytes = registry.open_blob(&found, range).await.unwrap();
+    let (mut got, mut outcome) = (Vec::new(), Ok(()));
+    while let Some(piece) = bytes.next().await {
+        match piece {
+            Ok(piece) => got.extend_from_slice(&piece),
+            Err(error) => outcome = Err(error),
+        }
+    }
+    let is_here = registry.load_local_blob(&app(), &digest).await.is_ok();
+    (got, outcome, is_here)
+}
+
+#[tokio::test]
+async fn a_blob_comes_whole_and_stays() {
+    for fault in [Fault::None, Fault::WrongAtFirst, Fault::Away] {
+        let (got, outcome, is_here) = pull(fault, None).await;
+        outcome.unwrap();
+        assert!(got == content() && is_here, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_part_of_a_blob_comes_alone() {
+    let range = (PART - 3) as u64..(3 * PART + 9) as u64;
+    let (got, outcome, is_here) = pull(Fault::None, Some(range.clone())).await;
+    outcome.unwrap();
+    assert!(got == content()[range.start as usize..range.end as usize] && !is_here);
+}
+
+#[tokio::test]
+async fn wrong_bytes_never_reach_a_client_nor_the_storage() {
+    for fault in [Fault::Wrong, Fault::Short, Fault::AnotherBlob] {
+        let (got, outcome, is_here) = pull(fault, None).await;
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, RegistryError::PrimaryUnreachable { .. }), "{fault:?}: {error}");
+        assert!(got.len() < content().len() && got == content()[..got.len()] && !is_here, "{fault:?}");
+    }
+    let (got, outcome, _) = pull(Fault::Wrong, Some(PART as u64..2 * PART as u64)).await;
+    assert!(got.is_empty() && outcome.is_err());
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_not_what_its_digest_says_is_refused() {
+    let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (other, registry) = (open(&there), open(&here));
+    let blob = Digest::from_sha256([9; 32]);
+    registry.connect(Arc::new(OtherRegion { registry: other, fault: Fault::None, asked: AtomicUsize::new(0), blob }));
+    for reference in [Reference::parse("v1").unwrap(), Reference::Digest(blob)] {
+        let refused = registry.load_manifest(&app(), &reference).await.unwrap_err();
+        assert!(matches!(refused, RegistryError::PrimaryUnreachable { .. }), "{refused}");
+    }
+}

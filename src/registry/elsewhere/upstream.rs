@@ -1,0 +1,137 @@
+//! Where the content of an account comes from when another region is its primary.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName, Tag};
+
+use crate::registry::{ManifestTarget, Page, PutManifest, Referrer, RegistryError};
+use crate::storage::Verifier;
+
+/// The node that decides about an account's content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Primary {
+    /// Its name.
+    pub node: NodeId,
+    /// Where it is, for messages.
+    pub region: String,
+}
+
+/// A manifest that another region has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteManifest {
+    /// Its name.
+    pub digest: Digest,
+    /// Its media type, without parameters.
+    pub media_type: String,
+    /// The bytes as pushed; `None` when the asker said that it has them.
+    pub bytes: Option<Bytes>,
+}
+
+/// A blob that another region has, with what tells right bytes from wrong ones, and its beginning.
+pub struct RemoteBlob {
+    /// Its size and the hashes of its groups.
+    pub verifier: Verifier,
+    /// Bytes from its beginning, verified; as many as were asked for, or all.
+    pub beginning: Bytes,
+}
+
+/// Something to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deletion {
+    /// A manifest with its tags.
+    Manifest(Digest),
+    /// A tag only.
+    Tag(Tag),
+    /// A blob in one repository.
+    Blob(Digest),
+}
+
+/// The other regions, as the registry sees them.
+///
+/// Every method but the first asks a node and waits for its answer, with a deadline of its own; dropping the future
+/// abandons the question. All may fail with [`RegistryError::PrimaryUnreachable`], which says that nothing is known, and
+/// with what the other node refused.
+#[async_trait]
+pub trait Upstream: Send + Sync + 'static {
+    /// The primary of an account, when that is another node. A look-up in memory.
+    fn primary(&self, account: &AccountName) -> Option<Primary>;
+
+    /// A manifest. Its bytes are left out when it is still `known`.
+    async fn manifest(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        reference: &Reference,
+        known: Option<&Digest>,
+    ) -> Result<RemoteManifest, RegistryError>;
+
+    /// The size of a blob, in bytes.
+    async fn blob_size_bytes(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<u64, RegistryError>;
+
+    /// A blob with its first `beginning_bytes`, whole groups of them.
+    async fn blob(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        digest: &Digest,
+        beginning_bytes: u64,
+    ) -> Result<RemoteBlob, RegistryError>;
+
+    /// A part of a blob, not verified: exactly these bytes.
+    async fn blob_part(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Range<u64>,
+    ) -> Result<Bytes, RegistryError>;
+
+    /// Names of tags, as [`Registry::list_tags`](crate::registry::Registry::list_tags) gives them.
+    async fn tags(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<String>, RegistryError>;
+
+    /// What is about a manifest, as [`Registry::list_referrers`](crate::registry::Registry::list_referrers) gives it.
+    async fn referrers(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Page<Referrer>, RegistryError>;
+
+    /// Has the primary mount a blob.
+    async fn mount(
+        &self,
+        at: &Primary,
+        repository: &RepositoryName,
+        digest: &Digest,
+        from: Option<&RepositoryName>,
+    ) -> Result<bool, RegistryError>;
+
+    /// Hands a manifest to the primary, which fetches from here the blobs that it lacks.
+    async fn put_manifest(
+        &self,
+        at: &Primary,
+        repository: &RepositoryName,
+        target: &ManifestTarget,
+        media_type: Option<&str>,
+        bytes: Bytes,
+    ) -> Result<PutManifest, RegistryError>;
+
+    /// Has the primary delete something.
+    async fn delete(&self, at: &Primary, repository: &RepositoryName, what: &Deletion) -> Result<(), RegistryError>;
+}

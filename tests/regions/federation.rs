@@ -1,0 +1,98 @@
+//! Regions as processes on this machine.
+
+use std::net::UdpSocket;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::images::random_bytes;
+use crate::harness::{Client, Server};
+
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// A region with its server and a client of it.
+pub struct Region {
+    pub server: Server,
+    pub client: Client,
+}
+
+impl Region {
+    fn start(name: &str, is_first: bool) -> Self {
+        let port = UdpSocket::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+        let settings = [
+            format!("federation.region={name}"),
+            format!("federation.listen=127.0.0.1:{port}"),
+            format!("federation.found={is_first}"),
+            "federation.probe_interval=400ms".into(),
+            "federation.probe_round_trip=150ms".into(),
+            "federation.suspicion=1500ms".into(),
+            "federation.heartbeat_interval=150ms".into(),
+            "federation.election_timeout_min=750ms".into(),
+            "federation.election_timeout_max=1500ms".into(),
+        ];
+        let options: Vec<_> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        let server = Server::start_with_options(&options);
+        Self { client: server.client(), server }
+    }
+
+    /// What `keppel federation ...` says about this region.
+    pub fn told(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keppel"));
+        command.arg("federation").args(arguments).arg("--data").arg(self.server.data()).stdin(Stdio::null());
+        let output = command.output().expect("it runs");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
+    /// Starts it again on its data; connections of before are not tried again.
+    pub fn restart(&mut self) {
+        self.server.restart();
+        self.client = self.server.client();
+    }
+
+    /// A counter of this region, summed over its labels.
+    pub async fn counter(&self, name: &str) -> u64 {
+        let metrics = self.client.get("/metrics").await.expect(200).text();
+        let is_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        let values = metrics.lines().filter(is_it).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        values.sum::<f64>() as u64
+    }
+
+    fn votes(&self) -> usize {
+        let status: serde_json::Value = serde_json::from_str(&self.told(&["status", "--json"])).expect("JSON");
+        match status["quorum"]["healthy"] == true {
+            true => status["voters"].as_array().map_or(0, Vec::len),
+            false => 0,
+        }
+    }
+}
+
+/// Bytes that are quickly made, each MiB another.
+pub fn large_blob(mebibytes: u8) -> Vec<u8> {
+    let one = random_bytes(1, 1 << 20);
+    let mut bytes = Vec::with_capacity(usize::from(mebibytes) << 20);
+    for number in 0..mebibytes {
+        bytes.push(number);
+        bytes.extend_from_slice(&one[1..]);
+    }
+    bytes
+}
+
+/// Waits for what must become true.
+pub fn until(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Three regions that are one federation.
+pub fn three_regions() -> [Region; 3] {
+    let regions = [Region::start("eu", true), Region::start("us", false), Region::start("ap", false)];
+    for (region, name) in [(&regions[1], "us"), (&regions[2], "ap")] {
+        let invitation = regions[0].told(&["invite", "--region", name]);
+        region.told(&["join", &invitation]);
+    }
+    until("three regions vote", || regions.iter().all(|region| region.votes() == 3));
+    regions
+}

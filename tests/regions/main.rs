@@ -1,0 +1,9 @@
+//! Content between regions: real processes that form a federation over QUIC, and what their clients see.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod faults;
+mod federation;
+mod pulls;
+mod pushes;
