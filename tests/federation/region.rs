@@ -1,7 +1,7 @@
 //! One region: its settings, and its process while it runs.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -110,10 +110,12 @@ impl Region {
         self.process = Some(Daemon::start(&mut command, &self.log, GRACE));
     }
 
-    /// Waits until the process answers its operator.
+    /// Waits until the process answers its operator, and takes connections of clients where it does that at all.
     pub fn wait(&mut self) {
         let (start, data) = (Instant::now(), self.data.clone());
-        while !self.operate(&["members"]).status.success() {
+        let (witness, address) = (self.command == "witness", self.address);
+        let takes_clients = || witness || TcpStream::connect(address).is_ok();
+        while !(takes_clients() && self.operate(&["members"]).status.success()) {
             let alive = self.process.as_mut().is_some_and(Daemon::is_running);
             assert!(alive && start.elapsed() < PATIENCE, "{} does not serve:\n{}", data.display(), self.log());
             std::thread::sleep(Duration::from_millis(30));

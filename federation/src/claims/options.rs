@@ -18,8 +18,8 @@ pub struct ClaimsOptions {
     pub election_timeout_min: Duration,
     /// See [`Self::election_timeout_min`].
     pub election_timeout_max: Duration,
-    /// How long a command or linearizable read may take altogether. A third of it when no majority has been in contact
-    /// for longer than an election takes.
+    /// How long a command or linearizable read may take altogether. A third of it is spent on waiting for a leader when
+    /// no majority has been in contact for longer than an election takes.
     pub command_timeout: Duration,
     /// How many commands may wait to be decided on this node.
     pub commands_waiting_max: usize,

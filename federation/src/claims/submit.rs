@@ -51,8 +51,9 @@ impl Node {
 
     async fn ask_leader(&self, request: &CommandRequest) -> Result<CommandReply, ClaimsError> {
         let _permit = self.permits.try_acquire().map_err(|_| ClaimsError::Overloaded)?;
-        let patience = self.patience();
-        let deadline = Instant::now() + patience;
+        let asked = Instant::now();
+        let deadline = asked + self.options.command_timeout;
+        let leader_awaited_until = asked + self.patience();
         let mut loss: Option<QuorumLoss> = None;
         let mut maybe_done = false;
         let mut hint = None;
@@ -75,11 +76,12 @@ impl Node {
                 Attempt::Answer(CommandReply::Unknown) | Attempt::Silence => maybe_done = true,
                 Attempt::Answer(CommandReply::Overloaded) | Attempt::Unsent => {}
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let end = if leader.is_some() { deadline } else { leader_awaited_until };
+            let left = end.saturating_duration_since(Instant::now());
             if left <= PAUSE_MIN {
                 let read_only = matches!(request, CommandRequest::ReadIndex);
                 return Err(match maybe_done && !read_only {
-                    true => ClaimsError::Timeout { after: patience },
+                    true => ClaimsError::Timeout { after: self.options.command_timeout },
                     false => ClaimsError::NoQuorum(loss.unwrap_or_else(|| self.quorum_loss())),
                 });
             }
@@ -167,8 +169,8 @@ impl Node {
         self.options.heartbeat_interval * 3
     }
 
-    /// How long to look for a decision. Waiting is of use while an election may end it; after that it only keeps the
-    /// asker from the answer that there is none.
+    /// How long to wait for a leader. That is of use while an election may bring one; after that it only keeps the asker
+    /// from the answer that there is none.
     fn patience(&self) -> Duration {
         let contact = *self.majority_contact.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match contact.is_some_and(|at| at.elapsed() > self.options.election_timeout_max * 2) {
