@@ -129,7 +129,7 @@ impl Claims {
     /// Any [`ClaimsError`]. After [`ClaimsError::Timeout`] the outcome is not known: use [`Self::submit_as`] with a
     /// request id of one's own to ask again without doing it twice.
     pub async fn submit(&self, command: Command) -> Result<Decision, ClaimsError> {
-        self.submit_as(RequestId::random(), command).await
+        self.submit_as(submit::fresh_id(), command).await
     }
 
     /// Like [`Self::submit`], under a request id: the same id again gives the first decision again.

@@ -15,9 +15,9 @@ use super::node::Node;
 use super::outcome::{ClaimsError, Outcome};
 use super::raft::{RaftId, Vote, VoteRequest};
 use super::store::LogReader;
-use super::submit::voters;
+use super::submit::{fresh_id, voters};
 use super::voters::{Candidate, choose_voters};
-use crate::vocabulary::{NodeId, RequestId};
+use crate::vocabulary::NodeId;
 
 /// How long a node that is the only voter may take to lead.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ async fn admit_founder(node: &Node) -> Result<(), ClaimsError> {
     if !node.view.members().is_empty() {
         return Ok(());
     }
-    match node.decide(RequestId::random(), Command::Admit(founder.clone())).await?.outcome {
+    match node.decide(fresh_id(), Command::Admit(founder.clone())).await?.outcome {
         Outcome::Refused(refusal) => Err(refusal.into()),
         _ => Ok(()),
     }

@@ -218,6 +218,15 @@ impl Node {
     }
 }
 
+/// An id that no other request has.
+pub(super) fn fresh_id() -> RequestId {
+    #[cfg(test)]
+    if let Some(simulated) = super::simulation::simulated_request_id() {
+        return simulated;
+    }
+    RequestId::random()
+}
+
 /// The voters of the membership in force, in order.
 pub(super) fn voters(metrics: &RaftMetrics) -> Vec<NodeId> {
     metrics.membership_config.voter_ids().map(NodeId::from).collect()

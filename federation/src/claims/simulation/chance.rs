@@ -6,6 +6,8 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::Instant;
 
+use crate::vocabulary::RequestId;
+
 thread_local! {
     static CHANCE: RefCell<Option<StdRng>> = const { RefCell::new(None) };
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -42,6 +44,12 @@ pub(super) fn below(limit: u64) -> u64 {
 /// The simulated clock, where time is simulated.
 pub(in super::super) fn simulated_now_ms() -> Option<u64> {
     START.get().map(|start| EPOCH_MS + u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A request's id, where chance is seeded: ids are keys of what is replicated, so their order has to be the same again.
+pub(in super::super) fn simulated_request_id() -> Option<RequestId> {
+    START.get()?;
+    RequestId::parse(&format!("{:016x}{:016x}", random(), random())).ok()
 }
 
 /// What the consensus library draws election timeouts from.

@@ -12,10 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::super::model::Opaque;
 use super::super::outcome::{ClaimsError, Decision, Outcome};
 use super::super::{Claims, Command};
-use super::chance;
 use super::chance::below;
 use super::world::World;
-use crate::vocabulary::{AccountName, NodeId, RequestId, TenantId};
+use crate::vocabulary::{AccountName, NodeId, TenantId};
 
 /// How many account names they fight over.
 const NAMES: u64 = 4;
@@ -171,10 +170,7 @@ async fn ask(
             .linearize()
             .await
             .map(|view| Answer::Stands(view.account(&name(number)).map(|account| (account.owner, account.epoch)))),
-        other => {
-            let request = RequestId::parse(&format!("{:016x}{:016x}", chance::random(), chance::random())).unwrap();
-            claims.submit_as(request, command(number, other)).await.map(answer)
-        }
+        other => claims.submit(command(number, other)).await.map(answer),
     };
     let returned = match result {
         Ok(answer) => Some((now(), answer)),

@@ -17,7 +17,7 @@ mod world;
 
 use std::time::Duration;
 
-pub(super) use chance::{ElectionRng, simulated_now_ms};
+pub(super) use chance::{ElectionRng, simulated_now_ms, simulated_request_id};
 pub(super) use disk::SimulatedDisk;
 
 /// A promise broken on purpose.
