@@ -8,7 +8,7 @@ use keppel_federation::membership::Health;
 use keppel_federation::vocabulary::{AccountName, NodeId, Region, TenantId};
 use keppel_federation::{Federation, FederationOptions, JoinError};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn region(name: &str) -> Region {

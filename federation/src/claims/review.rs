@@ -70,6 +70,7 @@ async fn admit_founder(node: &Node) -> Result<(), ClaimsError> {
 /// membership at a time, each waited for.
 pub(super) async fn run(node: Arc<Node>, stop: CancellationToken) {
     let mut changes = node.view.watch_changes();
+    let mut leading_since = None;
     loop {
         let wait = async {
             tokio::select! {
@@ -84,7 +85,7 @@ pub(super) async fn run(node: Arc<Node>, stop: CancellationToken) {
             () = wait => {}
         }
         let change = async {
-            if let Err(cause) = review(&node).await {
+            if let Err(cause) = review(&node, &mut leading_since).await {
                 tracing::debug!(%cause, "the membership was not changed; it is tried again");
             }
         };
@@ -108,11 +109,13 @@ async fn until_members_change(changes: &mut super::view::Changes) {
     }
 }
 
-async fn review(node: &Node) -> Result<(), ClaimsError> {
+async fn review(node: &Node, leading_since: &mut Option<Instant>) -> Result<(), ClaimsError> {
     if node.leader() != Some(node.id) {
+        *leading_since = None;
         return Ok(());
     }
-    let change = plan(node);
+    let leading_for = leading_since.get_or_insert_with(Instant::now).elapsed();
+    let change = plan(node, leading_for);
     let Some(change) = change else { return Ok(()) };
     tracing::info!(?change, "the federation's membership is being changed");
     let timeout = node.options.election_timeout_max.max(node.options.command_timeout);
@@ -123,8 +126,9 @@ async fn review(node: &Node) -> Result<(), ClaimsError> {
     }
 }
 
-/// The next step towards the membership that should be; none when it is there.
-fn plan(node: &Node) -> Option<ChangeMembers<RaftId, EmptyNode>> {
+/// The next step towards the membership that should be; none when it is there. `leading_for` is how long this node has
+/// led, and so has asked the others: one that has not answered in a shorter time is not absent yet.
+fn plan(node: &Node, leading_for: Duration) -> Option<ChangeMembers<RaftId, EmptyNode>> {
     let metrics = node.metrics.borrow().clone();
     let present: BTreeSet<NodeId> = metrics.membership_config.nodes().map(|(id, _)| NodeId::from(*id)).collect();
     let voters: BTreeSet<NodeId> = voters(&metrics).into_iter().collect();
@@ -152,7 +156,7 @@ fn plan(node: &Node) -> Option<ChangeMembers<RaftId, EmptyNode>> {
             // A voter keeps its vote through a short absence; a learner gets one only when it is there and up to date.
             let reachable = member.node == node.id
                 || match voter {
-                    true => silence.is_some_and(|silence| silence <= node.options.voter_absence_max),
+                    true => silence.unwrap_or(Duration::MAX).min(leading_for) <= node.options.voter_absence_max,
                     false => silence.is_some_and(|silence| silence <= recent) && caught_up(member.node),
                 };
             Candidate { node: member.node, region: member.region.clone(), role: member.role, voter, reachable }
