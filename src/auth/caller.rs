@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use keppel_federation::vocabulary::TenantId;
 
-use super::{Action, ActionSet, Authority, Identity, Right, ScopeClaim, Standing};
+use super::{Action, ActionSet, Authority, Claims, Identity, Right, Standing};
 
 pub(super) const REPOSITORY: &str = "repository";
 pub(super) const REGISTRY: &str = "registry";
@@ -17,8 +17,8 @@ pub struct Caller {
     pub(super) standing: Arc<Standing>,
     pub(super) credential: Option<String>,
     pub(super) limit: ActionSet,
-    /// What the token allows; `None`: there is no token, and the limit is all there is.
-    pub(super) access: Option<Vec<ScopeClaim>>,
+    /// The token, shared with those who remember it; `None`: there is none, and the limit is all there is.
+    pub(super) access: Option<Arc<Claims>>,
     /// When the proof ends that cannot be renewed, in UNIX seconds: no token of it is good for longer.
     pub(super) ends_at: Option<i64>,
 }
@@ -43,7 +43,8 @@ impl Caller {
     pub(super) fn limit_on(&self, kind: &str, name: &str) -> ActionSet {
         match &self.access {
             None => self.limit,
-            Some(access) => access
+            Some(token) => token
+                .access
                 .iter()
                 .filter(|claim| claim.kind == kind && claim.name == name)
                 .flat_map(|claim| claim.actions.iter().copied())

@@ -31,7 +31,8 @@ impl Auth {
             Grant::Anonymous => self.anonymous()?,
             Grant::Password(credentials) => self.by_credentials(credentials).await?,
             Grant::RefreshToken(token) => {
-                self.by_claims(&self.inner.tokens.verify(token.reveal(), TokenKind::Refresh)?)?
+                let claims = self.inner.tokens.verify(token.reveal(), TokenKind::Refresh)?;
+                self.by_claims(&claims)?
             }
         };
         let access = self.grant(&caller, &request.scopes, address, resolve);

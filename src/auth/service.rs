@@ -186,7 +186,7 @@ impl Auth {
     fn by_token(&self, token: &str) -> Result<Caller, AuthError> {
         let claims = self.inner.tokens.verify(token, TokenKind::Access)?;
         let mut caller = self.by_claims(&claims)?;
-        caller.access = Some(claims.access);
+        caller.access = Some(claims);
         Ok(caller)
     }
 

@@ -95,7 +95,7 @@ pub struct Claims {
 
 /// A token whose signature was checked with the key in this revision.
 struct Verified {
-    claims: Claims,
+    claims: Arc<Claims>,
     key_id: String,
     key_revision: u64,
 }
@@ -163,7 +163,7 @@ impl Tokens {
     ///
     /// # Errors
     /// [`TokenError`].
-    pub fn verify(&self, token: &str, kind: TokenKind) -> Result<Claims, TokenError> {
+    pub fn verify(&self, token: &str, kind: TokenKind) -> Result<Arc<Claims>, TokenError> {
         if token.len() > self.options.token_bytes_max {
             return Err(TokenError::TooLong);
         }
@@ -201,7 +201,7 @@ impl Tokens {
             jsonwebtoken::errors::ErrorKind::InvalidSignature => TokenError::BadSignature,
             _ => TokenError::Malformed,
         })?;
-        Ok(Verified { claims: claims.claims, key_id, key_revision: record.revision })
+        Ok(Verified { claims: Arc::new(claims.claims), key_id, key_revision: record.revision })
     }
 
     fn check_claims(&self, claims: &Claims, kind: TokenKind) -> Result<(), TokenError> {
@@ -284,7 +284,7 @@ mod tests {
         let (access, issued) = tokens.issue(claims(TokenKind::Access)).unwrap();
         let (refresh, _) = tokens.issue(claims(TokenKind::Refresh)).unwrap();
         for _ in 0..2 {
-            assert_eq!(tokens.verify(&access, TokenKind::Access).unwrap(), issued);
+            assert_eq!(*tokens.verify(&access, TokenKind::Access).unwrap(), issued);
         }
         assert_eq!(tokens.verify(&refresh, TokenKind::Access), Err(TokenError::WrongAudience));
         assert_eq!(tokens.verify(&access, TokenKind::Refresh), Err(TokenError::WrongAudience));
@@ -390,7 +390,7 @@ mod tests {
             let mut changed = token.clone();
             changed.replace_range(at..=at, &with);
             match tokens.verify(&changed, TokenKind::Access) {
-                Ok(read) => prop_assert!(changed == token && read == issued),
+                Ok(read) => prop_assert!(changed == token && *read == issued),
                 Err(_) => prop_assert!(changed != token),
             }
         }
