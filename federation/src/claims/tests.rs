@@ -94,6 +94,8 @@ async fn decided(node: &Claims, command: Command) -> Decision {
             Ok(decision) => return decision,
             Err(cause) => assert!(Instant::now() < deadline, "{cause}"),
         }
+        // A refusal may come at once, and the nodes share this thread.
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -177,6 +179,7 @@ async fn three_regions_vote_together_and_any_node_takes_commands() {
         if let Ok(seen) = nodes[2].linearize().await {
             break seen;
         }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     };
     assert_eq!(seen.accounts_len(), 3);
     all_agree(&nodes).await;
