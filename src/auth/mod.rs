@@ -5,7 +5,7 @@
 //! | `identity`, `role` | names of callers; what a caller is by office |
 //! | `records`, `user`, `robot` | what all regions share about them, as documents |
 //! | `people` | making, changing and removing users and robots |
-//! | `driver`, `open`, `htpasswd`, `local`, [`oidc`] | from credentials to an identity |
+//! | `driver`, `open`, `htpasswd`, `local`, `oidc` | from credentials to an identity |
 //! | `grants` | what the users of a password file are by office |
 //! | `password`, `verdicts` | slow hashes off the async threads; verdicts remembered for a short while |
 //! | `scope`, `flow`, `challenge` | Docker's token flow, without HTTP |

@@ -140,8 +140,8 @@ sections! {
         /// Certificates to trust for issuers of tokens besides those of the system, in PEM.
         oidc_ca_file: Option<PathBuf> = "", example "/etc/keppel/issuers.pem";
         /// Rules by which workloads are let in as robots with a token of a cluster or build service: words as in
-        /// "issuer=https://ci.example.org audience=keppel claim.sub=repo:acme/.* robot=acme+ci allow=pull+push
-        /// repository=web account=acme-prod". Claims are matched by regular expressions, at least one. allow is pull
+        /// `issuer=https://ci.example.org audience=keppel claim.sub=repo:acme/.* robot=acme+ci allow=pull+push
+        /// repository=web account=acme-prod`. Claims are matched by regular expressions, at least one. allow is pull
         /// without a word; repository, a regular expression without the account, and account are all of the tenant.
         workloads: Vec<WorkloadRule> = [];
         /// The name of the service that goes into tokens. The same in all regions: their tokens are good for it only.

@@ -26,7 +26,7 @@ pub struct ManifestDescription {
     pub annotations: BTreeMap<String, String>,
     /// The configuration of an image.
     pub config: Option<Descriptor>,
-    /// The layers as written, the first [`LAYERS_SEEN_MAX`] of them: for rules that look at them.
+    /// The layers as written, the first `LAYERS_SEEN_MAX` of them: for rules that look at them.
     pub layers: Vec<Descriptor>,
 }
 
