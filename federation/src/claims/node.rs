@@ -12,7 +12,7 @@ use super::network::{Incoming, Network, Received};
 use super::options::ClaimsOptions;
 use super::outcome::ClaimsError;
 use super::propose::Proposer;
-use super::raft::{Raft, RaftId, RaftMetrics, Snapshot};
+use super::raft::{Raft, RaftId, RaftMetrics, Snapshot, Vote};
 use super::store::{Database, LogReader, LogStore, Machine, StoreError, load_current};
 use super::view::{Shared, View};
 use super::wire::{self, ConsensusReply, ConsensusRequest, Piece, PieceReply};
@@ -30,6 +30,9 @@ pub(super) struct Node {
     pub(super) permits: Semaphore,
     pub(super) view: View,
     pub(super) majority_contact: Mutex<Option<Instant>>,
+    /// The vote and the last index of the log that this node started with. The library lets a leader that starts again
+    /// lead on by that vote, but does not know then how much of its log had been decided: any of it may have been.
+    pub(super) started_with: Option<(Vote, u64)>,
     incoming: tokio::sync::Mutex<Incoming>,
 }
 
@@ -61,6 +64,7 @@ impl Node {
             log.hasty = options.defect == Some(super::simulation::Defect::AcknowledgeBeforeSync);
         }
         let reader = log.reader();
+        let started_with = log.elected();
         let machine = Machine::new(database.clone(), shared.clone());
         let contacts = Arc::new(Contacts::new());
         let network = Network {
@@ -89,6 +93,7 @@ impl Node {
             permits: Semaphore::new(options.commands_waiting_max.clamp(1, Semaphore::MAX_PERMITS)),
             view: View { shared },
             majority_contact: Mutex::new(None),
+            started_with,
             incoming: tokio::sync::Mutex::default(),
             options,
         };

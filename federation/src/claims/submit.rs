@@ -145,7 +145,12 @@ impl Node {
             return CommandReply::ReadIndex(self.view.applied());
         }
         match tokio::time::timeout(within, self.raft.get_read_log_id()).await {
-            Ok(Ok((read, _applied))) => CommandReply::ReadIndex(read.map_or(0, |id| id.index)),
+            Ok(Ok((read, _applied))) => {
+                let decided = read.map_or(0, |id| id.index);
+                let vote = self.metrics.borrow().vote;
+                let floor = self.started_with.filter(|(elected, _)| *elected == vote).map_or(0, |(_, last)| last);
+                CommandReply::ReadIndex(decided.max(floor))
+            }
             Ok(Err(openraft::error::RaftError::APIError(openraft::error::CheckIsLeaderError::ForwardToLeader(
                 forward,
             )))) => CommandReply::NotLeader(forward.leader_id.map(NodeId::from)),

@@ -164,6 +164,12 @@ impl LogStore {
         LogReader { database: self.database.clone() }
     }
 
+    /// The vote and the last index of the log, where a leader had been elected by that vote.
+    pub(in super::super) fn elected(&self) -> Option<(Vote, u64)> {
+        let vote = self.vote.filter(Vote::is_committed)?;
+        Some((vote, self.last?.index))
+    }
+
     #[cfg(test)]
     pub(super) fn database(&self) -> Database {
         self.database.clone()
