@@ -108,6 +108,8 @@ impl Region {
             inside(&mut command, namespace);
         }
         self.process = Some(Daemon::start(&mut command, &self.log, GRACE));
+        // Connections to the process of before are not tried again.
+        self.client = Client::new(&format!("http://{}", self.address));
     }
 
     /// Waits until the process answers its operator, and takes connections of clients where it does that at all.
