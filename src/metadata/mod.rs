@@ -125,7 +125,7 @@ impl Metadata {
     ///
     /// # Errors
     /// [`MetadataError::Closed`].
-    pub async fn enqueue<T, E, F>(
+    async fn enqueue<T, E, F>(
         &self,
         job: F,
     ) -> Result<impl Future<Output = Result<T, E>> + Send + 'static, MetadataError>

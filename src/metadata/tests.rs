@@ -56,7 +56,7 @@ async fn what_was_written_is_there_after_reopening() {
             let repository = ensure(transaction)?;
             let manifest = transaction.put_manifest(repository, &new_manifest(1), 7)?;
             transaction.put_tag(repository, "v1", manifest, 7)?;
-            transaction.insert_upload(&put, 7)
+            transaction.put_upload(&put, 7)
         })
         .await
         .unwrap();
@@ -116,10 +116,13 @@ async fn jobs_run_in_the_order_in_which_they_were_queued() {
     let database = open();
     let (id, mut waiting) = (UploadId::random(), Vec::new());
     let row = UploadRow { id: id.clone(), repository: repository(), algorithm: Algorithm::Sha256 };
-    database.metadata.write(move |transaction| transaction.insert_upload(&row, 0)).await.unwrap();
+    {
+        let row = row.clone();
+        database.metadata.write(move |transaction| transaction.put_upload(&row, 0)).await.unwrap();
+    }
     for round in 1..50 {
-        let id = id.clone();
-        waiting.push(database.metadata.enqueue(move |transaction| transaction.touch_upload(&id, round)).await.unwrap());
+        let row = row.clone();
+        waiting.push(database.metadata.enqueue(move |transaction| transaction.put_upload(&row, round)).await.unwrap());
     }
     let ended = {
         let id = id.clone();
@@ -127,7 +130,7 @@ async fn jobs_run_in_the_order_in_which_they_were_queued() {
     };
     assert!(ended);
     for wait in waiting {
-        assert!(wait.await.unwrap());
+        wait.await.unwrap();
     }
     assert_eq!(database.metadata.read(move |reader| reader.get_upload(&id)).await.unwrap(), None);
 }

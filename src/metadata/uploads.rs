@@ -39,16 +39,12 @@ impl Reader<'_> {
 }
 
 impl WriteTransaction<'_> {
-    /// Records a new session.
-    pub fn insert_upload(&self, upload: &UploadRow, now: i64) -> Result<(), MetadataError> {
-        let sql = "INSERT INTO uploads (id, repository, algorithm, touched_at) VALUES (?1, ?2, ?3, ?4)";
+    /// Records a session as touched `now`, in UNIX seconds.
+    pub fn put_upload(&self, upload: &UploadRow, now: i64) -> Result<(), MetadataError> {
+        let sql = "INSERT INTO uploads (id, repository, algorithm, touched_at) VALUES (?1, ?2, ?3, ?4)
+            ON CONFLICT (id) DO UPDATE SET touched_at = excluded.touched_at";
         let row = params![upload.id.as_str(), upload.repository.as_str(), upload.algorithm.as_str(), now];
         self.execute(sql, row).map(|_| ())
-    }
-
-    /// Records that a session was touched; gives whether it was there.
-    pub fn touch_upload(&self, id: &UploadId, now: i64) -> Result<bool, MetadataError> {
-        Ok(self.execute("UPDATE uploads SET touched_at = ?2 WHERE id = ?1", params![id.as_str(), now])? > 0)
     }
 
     /// Ends a session; gives whether it was there.

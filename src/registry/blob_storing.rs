@@ -8,6 +8,16 @@ use super::{Inner, RegistryError};
 use crate::metadata::{NewBlob, Usage};
 use crate::storage::{FinishError, Upload};
 
+/// What an account has of the bytes of a blob.
+enum KnownBytes {
+    /// It does not have the blob.
+    None,
+    /// All of them, under this key.
+    Whole(StorageKey),
+    /// Under this key there should be some.
+    Lost(StorageKey),
+}
+
 impl Inner {
     /// Makes an upload a blob: bytes first, then its row, its mount and the end of its session in one transaction.
     pub(super) async fn store(
@@ -19,14 +29,22 @@ impl Inner {
     ) -> Result<(), RegistryError> {
         let (account, key) = (repository.account(), StorageKey::from(upload.id()));
         let _shield = self.in_progress.blob(&key);
-        let lost = self.lost_bytes(&account, &digest).await?;
-        let stored = match upload.finish(key.clone(), &digest).await {
-            Ok(stored) => stored,
-            Err(FinishError::DigestMismatch { expected, actual }) => {
-                return Err(RegistryError::DigestMismatch { expected: *expected, actual: *actual });
+        let (stored, lost) = match self.known_bytes(&account, &digest).await? {
+            KnownBytes::None => (upload.finish(key.clone(), &digest).await, None),
+            KnownBytes::Lost(lost) => (upload.finish(key.clone(), &digest).await, Some(lost)),
+            KnownBytes::Whole(kept) => {
+                // They need not be made durable once more, if they stay until the blob is mounted.
+                let checked = upload.check(&digest).await.map_err(refusal)?;
+                let mounted = self.mount_known(repository.clone(), digest, kept, session.cloned()).await;
+                if let Ok(false) = mounted {
+                    (checked.publish(key.clone()).await, None)
+                } else {
+                    checked.discard().await?;
+                    return mounted.map(|_| ());
+                }
             }
-            Err(FinishError::Storage(error)) => return Err(error.into()),
         };
+        let stored = stored.map_err(refusal)?;
         let blob = NewBlob { digest, size_bytes: stored.size_bytes, storage_key: stored.key, blake3: stored.blake3 };
         let recorded = self.record_blob(repository.clone(), blob, lost.clone(), session.cloned()).await;
         match &recorded {
@@ -43,21 +61,46 @@ impl Inner {
         recorded.map(|_| ())
     }
 
-    /// The key under which the account should have the blob's bytes, where they are not there or cut short: pushing
-    /// them again repairs that.
-    async fn lost_bytes(&self, account: &AccountName, digest: &Digest) -> Result<Option<StorageKey>, RegistryError> {
+    /// What the account has of a blob's bytes. Where they are not there or cut short, pushing them again repairs that.
+    async fn known_bytes(&self, account: &AccountName, digest: &Digest) -> Result<KnownBytes, RegistryError> {
         let (name, digest) = (account.clone(), *digest);
         let known = self.metadata.read(move |reader| match reader.get_account(&name)? {
             Some(account) => reader.get_account_blob(account, &digest),
             None => Ok(None),
         });
-        let Some(known) = known.await? else { return Ok(None) };
+        let Some(known) = known.await? else { return Ok(KnownBytes::None) };
         let size_bytes = self.storage.blob_size_bytes(account, &known.storage_key).await?;
         if size_bytes == Some(known.size_bytes) {
-            return Ok(None);
+            return Ok(KnownBytes::Whole(known.storage_key));
         }
         tracing::warn!(%account, %digest, "the stored bytes of a blob are lost; those pushed now take their place");
-        Ok(Some(known.storage_key))
+        Ok(KnownBytes::Lost(known.storage_key))
+    }
+
+    /// Mounts a blob that the account has under `kept`, and ends the session it was pushed in; gives whether it still
+    /// has it there.
+    async fn mount_known(
+        self: &Arc<Self>,
+        repository: RepositoryName,
+        digest: Digest,
+        kept: StorageKey,
+        session: Option<UploadId>,
+    ) -> Result<bool, RegistryError> {
+        let inner = self.clone();
+        self.metadata
+            .write(move |transaction| {
+                let now = inner.clock.now();
+                let account = inner.account_for_push(transaction, &repository.account())?;
+                let known = transaction.get_account_blob(account, &digest)?;
+                let Some(known) = known.filter(|known| known.storage_key == kept) else { return Ok(false) };
+                let repository = transaction.ensure_repository(account, &repository, now)?;
+                transaction.ensure_mount(repository, known.id, now)?;
+                if let Some(session) = session {
+                    transaction.delete_upload(&session)?;
+                }
+                Ok(true)
+            })
+            .await
     }
 
     /// Records a blob and mounts it; gives whether its bytes are needed: the account did not have it before, or lost it.
@@ -97,5 +140,14 @@ impl Inner {
                 Ok(needed)
             })
             .await
+    }
+}
+
+fn refusal(error: FinishError) -> RegistryError {
+    match error {
+        FinishError::DigestMismatch { expected, actual } => {
+            RegistryError::DigestMismatch { expected: *expected, actual: *actual }
+        }
+        FinishError::Storage(error) => error.into(),
     }
 }

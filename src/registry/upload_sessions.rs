@@ -1,7 +1,7 @@
 //! Upload sessions that are held open: their file and running hashes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keppel_federation::vocabulary::UploadId;
@@ -14,6 +14,7 @@ pub(super) struct Session {
     pub(super) row: UploadRow,
     pub(super) state: Arc<tokio::sync::Mutex<State>>,
     touched_at: AtomicI64,
+    is_recorded: AtomicBool,
     /// How many bytes are sure to outlive a crash; told while another request holds the state.
     durable_bytes: AtomicU64,
 }
@@ -38,10 +39,33 @@ impl State {
 }
 
 impl Session {
-    pub(super) fn new(row: UploadRow, state: State, now: i64) -> Arc<Self> {
-        let durable_bytes = AtomicU64::new(state.size_bytes());
-        let state = Arc::new(tokio::sync::Mutex::new(state));
-        Arc::new(Self { row, state, touched_at: AtomicI64::new(now), durable_bytes })
+    /// A session to which nothing was sent yet. It has no row: most sessions end with the request that sends their bytes.
+    pub(super) fn begun(row: UploadRow, now: i64) -> Arc<Self> {
+        Self::new(row, State::Empty, now, false)
+    }
+
+    /// A session that has a row.
+    pub(super) fn recorded(row: UploadRow, state: State, now: i64) -> Arc<Self> {
+        Self::new(row, state, now, true)
+    }
+
+    fn new(row: UploadRow, state: State, now: i64, is_recorded: bool) -> Arc<Self> {
+        Arc::new(Self {
+            row,
+            durable_bytes: AtomicU64::new(state.size_bytes()),
+            state: Arc::new(tokio::sync::Mutex::new(state)),
+            touched_at: AtomicI64::new(now),
+            is_recorded: AtomicBool::new(is_recorded),
+        })
+    }
+
+    /// Whether it has a row, or did until it ended.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.is_recorded.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_recorded(&self) {
+        self.is_recorded.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn durable_bytes(&self) -> u64 {
@@ -80,20 +104,21 @@ impl UploadSessions {
     }
 
     /// Takes in a session, or gives the one that came first under the same name. When there is no place, the session
-    /// that was idle for longest is closed; `None` when all are in use.
-    pub(super) fn insert(&self, session: Arc<Session>) -> Option<Arc<Session>> {
+    /// that was idle for longest is closed and given back, too; `None` when all are in use.
+    pub(super) fn insert(&self, session: Arc<Session>) -> Option<(Arc<Session>, Option<Arc<Session>>)> {
         let mut open = self.lock();
         if let Some(first) = open.get(&session.row.id) {
-            return Some(first.clone());
+            return Some((first.clone(), None));
         }
+        let mut closed = None;
         if open.len() >= self.limit {
             let idle = open.values().filter(|session| is_idle(session));
             let oldest = idle.min_by_key(|session| session.touched_at.load(Ordering::Relaxed))?.row.id.clone();
-            open.remove(&oldest);
+            closed = open.remove(&oldest);
         }
         open.insert(session.row.id.clone(), session.clone());
         metrics::gauge!("keppel_uploads_open").set(open.len() as f64);
-        Some(session)
+        Some((session, closed))
     }
 
     pub(super) fn remove(&self, id: &UploadId) {
@@ -102,11 +127,15 @@ impl UploadSessions {
         metrics::gauge!("keppel_uploads_open").set(open.len() as f64);
     }
 
-    /// Closes sessions that nobody touched since `before`; their bytes and rows stay.
-    pub(super) fn close_idle(&self, before: i64) {
+    /// Closes sessions that nobody touched since `before`, and gives them; their bytes and rows stay.
+    pub(super) fn close_idle(&self, before: i64) -> Vec<Arc<Session>> {
         let mut open = self.lock();
-        open.retain(|_, session| session.touched_at.load(Ordering::Relaxed) >= before || !is_idle(session));
+        let idle = |_: &UploadId, session: &mut Arc<Session>| {
+            session.touched_at.load(Ordering::Relaxed) < before && is_idle(session)
+        };
+        let closed = open.extract_if(idle).map(|(_, session)| session).collect();
         metrics::gauge!("keppel_uploads_open").set(open.len() as f64);
+        closed
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<UploadId, Arc<Session>>> {

@@ -50,16 +50,8 @@ impl Registry {
         let inner = &self.inner;
         inner.check_account(repository).await?;
         let row = UploadRow { id: UploadId::random(), repository: repository.clone(), algorithm };
-        let session = Session::new(row.clone(), State::Empty, inner.clock.now());
-        inner.sessions.insert(session).ok_or(RegistryError::TooManyUploads { limit: inner.sessions.limit() })?;
-        // The row is queued, not waited for: nothing was sent yet that could be lost.
-        let (id, now) = (row.id.clone(), inner.clock.now());
-        let queued = inner.metadata.enqueue(move |transaction| transaction.insert_upload(&row, now)).await?;
-        tokio::spawn(async move {
-            if let Err(error) = queued.await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "an upload session could not be recorded");
-            }
-        });
+        let id = row.id.clone();
+        inner.take_in(Session::begun(row, inner.clock.now()))?;
         Ok(UploadStatus { id, size_bytes: 0 })
     }
 
@@ -234,7 +226,8 @@ impl Registry {
     /// Closes sessions that nobody touched for a while; they can be continued.
     pub fn close_idle_uploads(&self) {
         let timeout = i64::try_from(self.inner.options.upload_open_timeout.as_secs()).unwrap_or(i64::MAX);
-        self.inner.sessions.close_idle(self.inner.clock.now().saturating_sub(timeout));
+        let closed = self.inner.sessions.close_idle(self.inner.clock.now().saturating_sub(timeout));
+        self.inner.record_closed(closed);
     }
 }
 
@@ -276,14 +269,39 @@ impl Inner {
                 // Whoever held the bytes while this waited for them may have ended the session.
                 let wanted = id.clone();
                 self.metadata.read(move |reader| reader.get_upload(&wanted)).await?.ok_or_else(unknown)?;
-                let session = Session::new(row, state, self.clock.now());
-                self.sessions.insert(session).ok_or(RegistryError::TooManyUploads { limit: self.sessions.limit() })?
+                self.take_in(Session::recorded(row, state, self.clock.now()))?
             }
         };
         match session.row.repository == *repository {
             true => Ok(session),
             false => Err(unknown()),
         }
+    }
+
+    /// Holds a session open, or gives the one that is.
+    fn take_in(&self, session: Arc<Session>) -> Result<Arc<Session>, RegistryError> {
+        let limit = self.sessions.limit();
+        let (session, closed) = self.sessions.insert(session).ok_or(RegistryError::TooManyUploads { limit })?;
+        self.record_closed(closed);
+        Ok(session)
+    }
+
+    /// Records sessions that are held open no more and have no row yet. Nothing was sent in them that could be lost, so
+    /// nobody waits for it.
+    fn record_closed(&self, closed: impl IntoIterator<Item = Arc<Session>>) {
+        let rows: Vec<_> =
+            closed.into_iter().filter(|session| !session.is_recorded()).map(|session| session.row.clone()).collect();
+        if rows.is_empty() {
+            return;
+        }
+        let (metadata, now) = (self.metadata.clone(), self.clock.now());
+        tokio::spawn(async move {
+            let recorded =
+                metadata.write(move |transaction| rows.iter().try_for_each(|row| transaction.put_upload(row, now)));
+            if let Err(error) = recorded.await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "idle upload sessions could not be recorded");
+            }
+        });
     }
 
     pub(super) async fn begin(&self, row: &UploadRow) -> Result<Upload, RegistryError> {
@@ -336,18 +354,18 @@ impl Inner {
         session.touch(now);
         let State::Open(upload) = state else { return appended };
         // Also what arrived before an error stays, so that the client can go on from there.
-        let id = session.row.id.clone();
-        let recorded = self.metadata.write(move |transaction| transaction.touch_upload(&id, now));
+        let row = session.row.clone();
+        let recorded = self.metadata.write(move |transaction| transaction.put_upload(&row, now));
         let (synced, recorded) = futures_util::future::join(upload.sync(), recorded).await;
+        if recorded.is_ok() {
+            session.set_recorded();
+        }
         if synced.is_ok() {
             session.set_durable_bytes(upload.size_bytes());
         }
         appended?;
         synced?;
-        match recorded? {
-            true => Ok(()),
-            false => Err(RegistryError::UploadUnknown { id: session.row.id.clone() }),
-        }
+        Ok(recorded?)
     }
 
     /// Ends a session whose bytes did not fit: few clients cancel it, and its space is what others lack.

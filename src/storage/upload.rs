@@ -129,13 +129,34 @@ impl Upload {
     ///
     /// # Errors
     /// [`FinishError`].
-    pub async fn finish(mut self, key: StorageKey, expected: &Digest) -> Result<StoredBlob, FinishError> {
+    pub async fn finish(self, key: StorageKey, expected: &Digest) -> Result<StoredBlob, FinishError> {
+        let expected = *expected;
+        self.end(move |writer| writer.check(&expected)?.publish(key)).await
+    }
+
+    /// Ends the upload, if it has the digest `expected`, without making anything durable: for bytes that may turn out
+    /// to be needless. Errors and costs are those of [`Self::finish`].
+    ///
+    /// Cancel safety: a call dropped before its end leaves the upload's bytes to the storage sweep.
+    ///
+    /// # Errors
+    /// [`FinishError`].
+    pub async fn check(self, expected: &Digest) -> Result<CheckedUpload, FinishError> {
+        let (workers, expected) = (self.workers.clone(), *expected);
+        let checked = self.end(move |writer| writer.check(&expected)).await?;
+        Ok(CheckedUpload { checked, workers })
+    }
+
+    async fn end<T: Send + 'static>(
+        mut self,
+        end: impl FnOnce(Writer) -> Result<T, FinishError> + Send + 'static,
+    ) -> Result<T, FinishError> {
         let settled = self.settle().await;
-        let (writer, expected) = (self.writer, *expected);
-        let finish = move || {
+        let writer = self.writer;
+        let job = move || {
             let writer = Writer::take(writer)?;
             match settled {
-                Ok(()) => writer.finish(key, &expected),
+                Ok(()) => end(writer),
                 Err(error) => {
                     // The first error is the one to tell; what cannot be removed now is left to the sweep.
                     let _ = writer.bytes.discard();
@@ -143,7 +164,7 @@ impl Upload {
                 }
             }
         };
-        self.workers.spawn(finish).await.map(work::ended)?.await
+        self.workers.spawn(job).await.map(work::ended)?.await
     }
 
     /// Removes the upload and gives its room back.
@@ -230,8 +251,7 @@ impl Writer {
         Ok(())
     }
 
-    fn finish(self, key: StorageKey, expected: &Digest) -> Result<StoredBlob, FinishError> {
-        let size_bytes = self.bytes.size_bytes();
+    fn check(self, expected: &Digest) -> Result<Checked, FinishError> {
         let BlobHashes { digest, blake3, outboard } = self.hasher.finish();
         let digest = match expected.algorithm() == self.algorithm {
             true => Ok(digest),
@@ -239,8 +259,7 @@ impl Writer {
         };
         match digest {
             Ok(digest) if digest == *expected => {
-                self.bytes.publish(&key, &outboard)?;
-                Ok(StoredBlob { key, digest, size_bytes, blake3 })
+                Ok(Checked { bytes: self.bytes, digest, blake3, outboard, _place: self.place })
             }
             refused => {
                 let discarded = self.bytes.discard();
@@ -256,6 +275,51 @@ impl Writer {
         let id = lock(&shared)?.place.id.clone();
         let writer = Arc::into_inner(shared).ok_or(StorageError::UploadBusy(id))?;
         Ok(writer.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// An upload that is complete and has the digest it should have. Dropping it leaves its bytes to the storage sweep.
+pub struct CheckedUpload {
+    checked: Checked,
+    workers: Workers,
+}
+
+impl CheckedUpload {
+    /// Makes it a blob under `key`; durable on return. After an error it is gone.
+    ///
+    /// Cancel safety: that of [`Upload::finish`].
+    ///
+    /// # Errors
+    /// [`FinishError::Storage`].
+    pub async fn publish(self, key: StorageKey) -> Result<StoredBlob, FinishError> {
+        let checked = self.checked;
+        self.workers.spawn(move || checked.publish(key)).await.map(work::ended)?.await
+    }
+
+    /// Removes its bytes.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub async fn discard(self) -> Result<(), StorageError> {
+        let checked = self.checked;
+        self.workers.run(move || checked.bytes.discard()).await
+    }
+}
+
+/// The bytes of an upload that has ended, and their hashes.
+struct Checked {
+    bytes: Box<dyn StagedBytes>,
+    digest: Digest,
+    blake3: [u8; 32],
+    outboard: Vec<u8>,
+    _place: OpenUpload,
+}
+
+impl Checked {
+    fn publish(self, key: StorageKey) -> Result<StoredBlob, FinishError> {
+        let size_bytes = self.bytes.size_bytes();
+        self.bytes.publish(&key, &self.outboard)?;
+        Ok(StoredBlob { key, digest: self.digest, size_bytes, blake3: self.blake3 })
     }
 }
 
