@@ -7,6 +7,7 @@ pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod external;
 pub mod janitor;
 pub mod metadata;
 pub mod model;

@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("metadata", 2),
     ("storage", 2),
     ("auth", 2),
+    ("external", 2),
     ("registry", 3),
     ("peering", 4),
     ("janitor", 4),

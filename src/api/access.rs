@@ -18,6 +18,7 @@ use super::{
     service::ApiState,
 };
 use crate::auth::{Access, AuthError, Caller, Challenge, ChallengeError, Right};
+use crate::registry::FirstPull;
 
 pub(crate) use crate::auth::Action;
 
@@ -139,6 +140,14 @@ impl<'a> Visitor<'a> {
     /// Whether something may be done in a repository.
     pub(crate) fn may(&self, repository: &RepositoryName, action: Action) -> bool {
         self.state.auth().is_open() || self.access(repository).allows(action)
+    }
+
+    /// Whether their pull may have something fetched from a registry outside.
+    pub(crate) fn first_pull(&self, repository: &RepositoryName) -> FirstPull {
+        match self.state.auth().is_open() || self.access(repository).first_pull {
+            true => FirstPull::Allowed,
+            false => FirstPull::Refused,
+        }
     }
 
     /// Whether every repository of an account may be pulled from, whatever its name.

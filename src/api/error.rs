@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::body::Body;
 use crate::{
     auth::AuthError,
+    external::ExternalError,
     metadata::MetadataError,
     registry::{BodyError, RegistryError},
     storage::StorageError,
@@ -338,6 +339,29 @@ impl From<RegistryError> for ApiError {
             }
             E::ExternalReplica { account, upstream } => Self::new(S::METHOD_NOT_ALLOWED, Code::Unsupported, message)
                 .detail(json!({ "account": account, "upstream": upstream })),
+            E::External { account, upstream, error } => {
+                let detail = json!({ "account": account, "upstream": upstream });
+                match error {
+                    ExternalError::Unreachable { .. } => {
+                        Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message).retry_after(RETRY_SOON)
+                    }
+                    ExternalError::Limited { retry_after } => {
+                        // Rounded up: who comes back too early is only told to wait again.
+                        let retry_after = retry_after + Duration::from_millis(999);
+                        Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, message).retry_after(retry_after)
+                    }
+                    ExternalError::Refused { .. } | ExternalError::Unusable { .. } => {
+                        Self::new(S::BAD_GATEWAY, Code::Unavailable, message)
+                    }
+                }
+                .detail(detail)
+            }
+            E::FirstPullRefused { repository } => {
+                Self::new(S::FORBIDDEN, Code::Denied, message).detail(json!({ "name": repository }))
+            }
+            E::BlobOnTheWay { digest } => Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message)
+                .detail(json!({ "digest": digest }))
+                .retry_after(RETRY_SOON),
             E::PoliciesUnusable { account } => {
                 Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message).detail(json!({ "account": account }))
             }

@@ -55,6 +55,9 @@ pub enum StartError {
     /// The address cannot be listened on, or the certificate not be used.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// Registries outside cannot be asked.
+    #[error("the client for registries outside cannot be made")]
+    External(#[source] reqwest::Error),
     /// The federation cannot be taken part in.
     #[error(transparent)]
     Federation(#[from] keppel_federation::StartError),

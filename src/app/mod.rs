@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api;
 use crate::api::serve::ListenAddress;
 use crate::config::{Config, Loaded};
+use crate::external::ExternalClient;
 use crate::janitor::Janitor;
 use crate::metadata::Metadata;
 use crate::model::SystemClock;
@@ -100,6 +101,8 @@ async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError
     let registry = Registry::new(config.registry_options(), metadata, storage, Arc::new(SystemClock), claims);
     admin.audit_with(registry.clone());
     registry.connect(Arc::new(FederationUpstream::new(federation.clone())));
+    let external = ExternalClient::new(config.external_options()).map_err(StartError::External)?;
+    registry.connect_external(external);
     federation.serve_content(Arc::new(RegistryContent::new(registry.clone())));
     registry.ensure_accounts(config.registry.accounts.clone()).await?;
     registry.ensure_tenants().await?;

@@ -11,6 +11,7 @@ use super::settings::Config;
 use crate::api::serve::{Listen, ListenAddress, ServerOptions, TlsOptions};
 use crate::api::{ApiOptions, LimitOptions};
 use crate::auth::{AuthOptions, KeyOptions, OidcOptions, PasswordOptions, ProviderOptions, TokenOptions};
+use crate::external::ExternalOptions;
 use crate::janitor::{AuditExportOptions, JanitorOptions, Webhook};
 use crate::metadata::MetadataOptions;
 use crate::registry::RegistryOptions;
@@ -68,6 +69,20 @@ impl Config {
             manifest_cache_bytes: settings.manifest_cache.0,
             page_size_max: settings.page_size_max,
             pull_times_interval: settings.pull_times_interval,
+            external_tag_freshness: self.external.tag_freshness,
+            external_absence_freshness: self.external.absence_freshness,
+        }
+    }
+
+    /// How registries outside the federation are asked.
+    pub fn external_options(&self) -> ExternalOptions {
+        let settings = &self.external;
+        ExternalOptions {
+            plain_http_hosts: settings.plain_http_hosts.clone(),
+            connect_timeout: settings.connect_timeout,
+            answer_timeout: settings.answer_timeout,
+            stall_timeout: settings.stall_timeout,
+            manifest_size_max_bytes: self.registry.manifest_size_max.0,
         }
     }
 
@@ -251,6 +266,7 @@ mod tests {
         assert_eq!(config.storage_limits(), StorageLimits::default());
         let registry = RegistryOptions { create_accounts_on_push: true, ..RegistryOptions::default() };
         assert_eq!(text(&config.registry_options()), text(&registry));
+        assert_eq!(config.external_options(), ExternalOptions::default());
         let observer = config.auth.service.clone();
         let audit_export = AuditExportOptions { observer, ..AuditExportOptions::default() };
         let janitor = JanitorOptions { audit_export, ..JanitorOptions::default() };

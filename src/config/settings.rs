@@ -224,6 +224,23 @@ sections! {
         pull_times_interval: Duration = "10s", from "1s" to "1h";
     }
 
+    /// Accounts that mirror a registry outside the federation: strategy "from_external_on_first_use".
+    external: ExternalSettings {
+        /// Hosts of such registries that are spoken to in plain HTTP, with or without a port. All others have to speak
+        /// HTTPS.
+        plain_http_hosts: Vec<String> = [];
+        /// How long a tag holds before the registry is asked again what it names.
+        tag_freshness: Duration = "1m", from "0s" to "30d";
+        /// How long something that the registry does not have is not looked for again.
+        absence_freshness: Duration = "10s", from "0s" to "1h";
+        /// How long a connection may take to be made.
+        connect_timeout: Duration = "5s", from "100ms" to "1m";
+        /// How long an answer may take to begin, and a whole manifest to arrive.
+        answer_timeout: Duration = "20s", from "100ms" to "5m";
+        /// How long a blob may stand still. It also has to bring 16 KiB in that time.
+        stall_timeout: Duration = "30s", from "100ms" to "10m";
+    }
+
     /// What a node does now and then by itself.
     janitor: JanitorSettings {
         /// How often upload sessions that are past their upload_idle_timeout are looked for, and ended.

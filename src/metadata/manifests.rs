@@ -122,6 +122,18 @@ impl Reader<'_> {
     }
 }
 
+impl Reader<'_> {
+    /// The bytes of the indexes of the repository that list the manifest, a hundred of them at most.
+    pub fn list_parents(&self, repository: RepositoryId, child: &Digest) -> Result<Vec<Bytes>, MetadataError> {
+        let sql = "SELECT bytes FROM manifest_children JOIN manifests ON manifests.id = parent_id \
+                   WHERE manifest_children.repository_id = ?1 AND child = ?2 LIMIT 100";
+        self.rows(sql, params![repository.0, child.to_compact()], |row| {
+            let bytes = row.get_ref(0)?.as_blob().map_err(|_| MetadataError::Corrupt { what: "manifest" })?;
+            Ok(Bytes::copy_from_slice(bytes))
+        })
+    }
+}
+
 impl WriteTransaction<'_> {
     /// Records a manifest, or refreshes the one with the same digest.
     pub fn put_manifest(

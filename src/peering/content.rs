@@ -1,6 +1,7 @@
 //! Hands out what this node stores, and takes what other regions' clients push.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +14,9 @@ use crate::registry::{ManifestTarget, Registry, RegistryError};
 
 /// The most that one question gets of a blob.
 const PART_MAX_BYTES: u64 = 4 << 20;
+
+/// How long a question waits for a blob that is fetched from a registry outside: less than the asker waits.
+const FETCH_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Answers other members from a registry.
 pub struct RegistryContent {
@@ -29,10 +33,15 @@ impl RegistryContent {
         let registry = &self.registry;
         match question {
             Question::BlobSize { repository, digest } => {
-                Ok(Answer::BlobSize(registry.load_local_blob(&repository, &digest).await?.size_bytes))
+                // What the account's primary has outside, it has.
+                let blob = match registry.is_elsewhere(&repository.account()) {
+                    true => registry.load_local_blob(&repository, &digest).await?,
+                    false => registry.load_blob(&repository, &digest, false).await?,
+                };
+                Ok(Answer::BlobSize(blob.size_bytes))
             }
             Question::Blob { repository, digest, beginning_bytes } => {
-                let blob = registry.load_local_blob(&repository, &digest).await?;
+                let blob = registry.load_blob_for_region(&repository, &digest, FETCH_PATIENCE).await?;
                 let (outboard, blake3) = registry.load_outboard(&blob).await?;
                 let end = blob.size_bytes.min(beginning_bytes).min(PART_MAX_BYTES);
                 let beginning = self.read(&repository, &digest, 0..end).await?;
@@ -75,8 +84,12 @@ impl RegistryContent {
             Question::Manifest { repository, reference, known } => {
                 let reference = Reference::parse(&reference).map_err(|_| Refused(Refusal::ManifestUnknown))?;
                 let manifest = registry.load_manifest(&repository, &reference).await?;
-                let bytes = (known != Some(manifest.digest)).then(|| manifest.bytes.to_vec());
                 let media_type = String::from_utf8_lossy(&manifest.media_type).into_owned();
+                if manifest.is_stale {
+                    let (digest, bytes) = (manifest.digest, manifest.bytes.to_vec());
+                    return Ok(Answer::StaleManifest { digest, media_type, bytes });
+                }
+                let bytes = (known != Some(manifest.digest)).then(|| manifest.bytes.to_vec());
                 Ok(Answer::Manifest { digest: manifest.digest, media_type, bytes })
             }
             Question::Tags { repository, after, limit } => {
@@ -173,6 +186,9 @@ impl From<RegistryError> for Refused {
             E::BlobUnknown { digest } => Refusal::BlobUnknown { digest },
             E::ManifestHasParent { digest, parent } => Refusal::ManifestHasParent { digest, parent },
             E::BlobInUse { digest, manifest } => Refusal::BlobInUse { digest, manifest },
+            E::External { upstream, error, .. } => Refusal::External { upstream, error },
+            E::BlobOnTheWay { digest } => Refusal::OnTheWay { digest },
+            E::ExternalReplica { upstream, .. } => Refusal::ExternalReplica { upstream },
             E::StorageFull => Refusal::StorageFull,
             E::AccountElsewhere { .. } => Refusal::NotPrimary,
             E::RefusedElsewhere { .. }

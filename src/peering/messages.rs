@@ -8,6 +8,8 @@ use keppel_federation::vocabulary::{Digest, RepositoryName, Tag};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::external::ExternalError;
+
 const VERSION: u8 = 1;
 
 /// A question.
@@ -83,6 +85,12 @@ pub(super) enum Answer {
     Deleted,
     /// No.
     Refused(Refusal),
+    /// What the primary knew when it last reached the registry that the account mirrors.
+    StaleManifest {
+        digest: Digest,
+        media_type: String,
+        bytes: Vec<u8>,
+    },
 }
 
 /// A referrer in a page.
@@ -134,6 +142,19 @@ pub(super) enum Refusal {
     },
     /// The node's own trouble, which its log has.
     Trouble,
+    /// The registry that the account mirrors gave nothing.
+    External {
+        upstream: String,
+        error: ExternalError,
+    },
+    /// A blob that is still being fetched from there: ask again.
+    OnTheWay {
+        digest: Digest,
+    },
+    /// The account mirrors that registry and takes no pushes.
+    ExternalReplica {
+        upstream: String,
+    },
 }
 
 /// Bytes are not the message they should be.

@@ -23,6 +23,8 @@ const METADATA_DEADLINE: Duration = Duration::from_secs(5);
 const DOWN_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a part of a blob may take: a slow link is not a dead one.
 const PART_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a blob is waited for that its primary fetches from a registry outside.
+const FETCH_PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// How long one question about a pushed manifest may take, and how long it is asked again: the primary may have to
 /// fetch large blobs first, which goes on in between.
 const PUSH_DEADLINE: Duration = Duration::from_secs(50);
@@ -110,6 +112,9 @@ fn refused(
         Refusal::BlobInUse { digest, manifest } => E::BlobInUse { digest, manifest },
         Refusal::StorageFull => unreachable("its storage is full".into()),
         Refusal::Denied { reason } => E::RefusedElsewhere { reason },
+        Refusal::External { upstream, error } => E::External { account: repository.account(), upstream, error },
+        Refusal::OnTheWay { digest } => E::BlobOnTheWay { digest },
+        Refusal::ExternalReplica { upstream } => E::ExternalReplica { account: repository.account(), upstream },
         Refusal::Trouble => unreachable("something went wrong there; its log says what".into()),
     }
 }
@@ -152,7 +157,10 @@ impl Upstream for FederationUpstream {
         let question = Question::Manifest { repository: name, reference: reference.to_string(), known };
         match self.ask_briefly(from, repository, &question).await? {
             Answer::Manifest { digest, media_type, bytes } => {
-                Ok(RemoteManifest { digest, media_type, bytes: bytes.map(Bytes::from) })
+                Ok(RemoteManifest { digest, media_type, bytes: bytes.map(Bytes::from), is_stale: false })
+            }
+            Answer::StaleManifest { digest, media_type, bytes } => {
+                Ok(RemoteManifest { digest, media_type, bytes: Some(bytes.into()), is_stale: true })
             }
             _ => Err(confused(from, repository)),
         }
@@ -179,7 +187,14 @@ impl Upstream for FederationUpstream {
         beginning_bytes: u64,
     ) -> Result<RemoteBlob, RegistryError> {
         let question = Question::Blob { repository: repository.clone(), digest: *digest, beginning_bytes };
-        let answer = self.ask(from, repository, &question, PART_DEADLINE).await?;
+        let start = Instant::now();
+        let answer = loop {
+            match self.ask(from, repository, &question, PART_DEADLINE).await {
+                // The primary is fetching it from a registry outside, and has waited for a while already.
+                Err(RegistryError::BlobOnTheWay { .. }) if start.elapsed() < FETCH_PATIENCE => {}
+                answer => break answer?,
+            }
+        };
         let Answer::Blob { size_bytes, blake3, outboard, beginning } = answer else {
             return Err(confused(from, repository));
         };

@@ -125,8 +125,8 @@ impl Inner {
                         (known.id, true)
                     }
                     Some(known) => (known.id, false),
-                    // Copies of another region's blobs count there.
-                    None if inner.elsewhere(&name).is_some() => (transaction.insert_blob(account, &blob, now)?, true),
+                    // Copies of another region's blobs count there; those from outside can be had again, and are let in.
+                    None if inner.is_copy(&name) => (transaction.insert_blob(account, &blob, now)?, true),
                     None => {
                         let more = Usage { manifests: 0, size_bytes: blob.size_bytes };
                         inner.charge(transaction, &name, account, more)?;

@@ -10,7 +10,8 @@ use futures_util::{Stream, StreamExt as _};
 use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName, StorageKey};
 
 use super::elsewhere::{Elsewhere, Flight, RemoteReader, Source};
-use super::{Inner, Registry, RegistryError};
+use super::external::{ExternalFlight, Mirror};
+use super::{FirstPull, Inner, Registry, RegistryError};
 use crate::metadata::BlobRow;
 use crate::storage::{BlobReader, FilePart, Outboard, StorageError};
 
@@ -31,7 +32,9 @@ enum Place {
     Here { account: AccountName, key: StorageKey, blake3: [u8; 32] },
     /// In another region; the flight is not started yet.
     OnTheWay(Arc<Flight>),
-    /// In another region, which was only asked for the size.
+    /// In a registry outside, on its way here.
+    OnTheWayFromOutside(Arc<ExternalFlight>),
+    /// In another region or registry, which was only asked for the size.
     There,
 }
 
@@ -39,7 +42,7 @@ enum Place {
 pub enum BlobStream {
     /// From the storage here.
     Here(BlobReader),
-    /// From another region, with how many bytes are left.
+    /// From another region or registry, with how many bytes are left.
     OnTheWay(RemoteReader, u64),
 }
 
@@ -82,19 +85,40 @@ impl Registry {
     /// A blob that is mounted in the repository, from wherever it is. `to_read`: whether its bytes will be wanted.
     ///
     /// # Errors
-    /// [`RegistryError::BlobUnknown`], [`RegistryError::PrimaryUnreachable`], or our own trouble.
+    /// [`RegistryError::BlobUnknown`], [`RegistryError::PrimaryUnreachable`], [`RegistryError::External`], or our own
+    /// trouble.
     pub async fn load_blob(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
         to_read: bool,
     ) -> Result<BlobInfo, RegistryError> {
-        let elsewhere = match self.load_local_blob(repository, digest).await {
-            Err(unknown @ RegistryError::BlobUnknown { .. }) => {
-                self.inner.elsewhere(&repository.account()).ok_or(unknown)?
-            }
+        self.load_blob_for(repository, digest, to_read, FirstPull::Allowed).await
+    }
+
+    /// The same, for someone who perhaps may not have it fetched from a registry outside.
+    ///
+    /// # Errors
+    /// Those of [`Self::load_blob`], and [`RegistryError::FirstPullRefused`].
+    pub async fn load_blob_for(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        to_read: bool,
+        first_pull: FirstPull,
+    ) -> Result<BlobInfo, RegistryError> {
+        let unknown = match self.load_local_blob(repository, digest).await {
+            Err(unknown @ RegistryError::BlobUnknown { .. }) => unknown,
             known => return known,
         };
+        let account = repository.account();
+        if first_pull == FirstPull::Refused && self.inner.external_source(&account).is_some() {
+            return Err(RegistryError::FirstPullRefused { repository: repository.clone() });
+        }
+        if let Some(mirror) = self.inner.mirror(&account) {
+            return self.load_external_blob(&mirror, repository, digest, to_read).await;
+        }
+        let elsewhere = self.inner.elsewhere(&account).ok_or(unknown)?;
         let (size_bytes, place) = match to_read {
             true => {
                 let flight = self.inner.flights.join(elsewhere, repository, digest).await?;
@@ -103,6 +127,29 @@ impl Registry {
             false => {
                 let size_bytes = elsewhere.upstream.blob_size_bytes(&elsewhere.primary, repository, digest).await?;
                 (size_bytes, Place::There)
+            }
+        };
+        Ok(BlobInfo { digest: *digest, size_bytes, repository: repository.clone(), place })
+    }
+
+    async fn load_external_blob(
+        &self,
+        mirror: &Mirror,
+        repository: &RepositoryName,
+        digest: &Digest,
+        to_read: bool,
+    ) -> Result<BlobInfo, RegistryError> {
+        if let Some(blob) = self.mount_from_account(mirror, repository, digest).await? {
+            return Ok(blob);
+        }
+        let (size_bytes, place) = match to_read {
+            true => {
+                let flight = self.fly(mirror, repository, digest);
+                (flight.size_bytes().await?, Place::OnTheWayFromOutside(flight))
+            }
+            false => {
+                let size_bytes = mirror.blob_size_bytes(repository, digest).await?;
+                (size_bytes.ok_or(RegistryError::BlobUnknown { digest: *digest })?, Place::There)
             }
         };
         Ok(BlobInfo { digest: *digest, size_bytes, repository: repository.clone(), place })
@@ -143,6 +190,10 @@ impl Registry {
             Place::OnTheWay(flight) => {
                 let (size_bytes, source) = (range.end - range.start, Source::new(&self.inner, flight));
                 return Ok(BlobStream::OnTheWay(source.read(range), size_bytes));
+            }
+            Place::OnTheWayFromOutside(flight) => {
+                let size_bytes = range.end - range.start;
+                return Ok(BlobStream::OnTheWay(flight.clone().read(range), size_bytes));
             }
             Place::There => return Err(RegistryError::BlobUnknown { digest: blob.digest }),
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName};
 
-use super::{Inner, Page, Registry, RegistryError, to_the_end};
+use super::{FirstPull, Inner, Page, Registry, RegistryError, to_the_end};
 use crate::metadata::{ListedManifest, ListedRepository, ListedTag, RepositoryId, WriteTransaction};
 
 /// Manifests or mounts that are deleted in one transaction.
@@ -100,7 +100,7 @@ impl Registry {
         digest: &Digest,
     ) -> Result<ReportAbsence, RegistryError> {
         let reference = keppel_federation::vocabulary::Reference::Digest(*digest);
-        let manifest = self.load_manifest(repository, &reference).await?;
+        let manifest = self.load_manifest_for(repository, &reference, FirstPull::Refused).await?;
         let media_type = std::str::from_utf8(&manifest.media_type).ok();
         let description = crate::model::ManifestDescription::parse(media_type, &manifest.bytes);
         Ok(match description {

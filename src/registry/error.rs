@@ -1,6 +1,7 @@
 use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName, TenantId, UploadId};
 
 use super::TagChange;
+use crate::external::ExternalError;
 use crate::metadata::MetadataError;
 use crate::storage::StorageError;
 
@@ -109,6 +110,13 @@ pub enum RegistryError {
         account: AccountName,
     },
 
+    /// The blob is being fetched from the registry that the account mirrors.
+    #[error("blob {digest} is still on its way here: ask again")]
+    BlobOnTheWay {
+        /// What was looked for.
+        digest: Digest,
+    },
+
     // Refusal.
     /// Another region is primary for the account.
     #[error("account {account} belongs to region {region}: ask there")]
@@ -155,6 +163,22 @@ pub enum RegistryError {
         account: AccountName,
         /// That registry.
         upstream: String,
+    },
+    /// The registry that the account mirrors gave nothing.
+    #[error("registry {upstream}, which account {account} mirrors, {error}")]
+    External {
+        /// The account's name.
+        account: AccountName,
+        /// That registry.
+        upstream: String,
+        /// Why it gave nothing.
+        error: ExternalError,
+    },
+    /// Only those who have logged in may have something fetched that was not pulled before.
+    #[error("this is not here yet in {repository}, and only those who have logged in may have it fetched")]
+    FirstPullRefused {
+        /// Where it was looked for.
+        repository: RepositoryName,
     },
     /// A later version wrote the account's policies, or they are damaged.
     #[error("the policies of account {account} cannot be used by this version, so nothing can be pushed or deleted")]

@@ -17,6 +17,7 @@ mod contents;
 mod deletion;
 mod elsewhere;
 mod error;
+mod external;
 mod in_progress;
 mod listing;
 mod manifest_cache;
@@ -40,6 +41,7 @@ pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
 pub use contents::{ManifestEntry, ReportAbsence};
 pub use elsewhere::{Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
 pub use error::{BodyError, RegistryError};
+pub use external::FirstPull;
 pub use listing::Page;
 pub use manifest_push::{ManifestTarget, PutManifest};
 pub use pulls::Manifest;
@@ -58,6 +60,7 @@ use crate::model::Clock;
 use crate::storage::Storage;
 use audit::AuditLog;
 use elsewhere::{Elsewhere, Flights};
+use external::External;
 use in_progress::InProgress;
 use manifest_cache::ManifestCache;
 use pull_times::PullTimes;
@@ -90,6 +93,10 @@ pub struct RegistryOptions {
     pub page_size_max: usize,
     /// How often pull times are written.
     pub pull_times_interval: Duration,
+    /// How long a tag of a registry outside holds before that is asked again.
+    pub external_tag_freshness: Duration,
+    /// How long something that a registry outside does not have is not looked for again.
+    pub external_absence_freshness: Duration,
 }
 
 impl Default for RegistryOptions {
@@ -106,6 +113,8 @@ impl Default for RegistryOptions {
             manifest_cache_bytes: 32 << 20,
             page_size_max: 1000,
             pull_times_interval: Duration::from_secs(10),
+            external_tag_freshness: Duration::from_secs(60),
+            external_absence_freshness: Duration::from_secs(10),
         }
     }
 }
@@ -124,6 +133,7 @@ struct Inner {
     claims: Arc<dyn AccountClaims>,
     upstream: OnceLock<Arc<dyn Upstream>>,
     flights: Flights,
+    external: External,
     cache: ManifestCache,
     pull_times: PullTimes,
     audit: AuditLog,
@@ -150,6 +160,7 @@ impl Registry {
             audit: AuditLog::default(),
             sessions: UploadSessions::new(options.uploads_max),
             in_progress: InProgress::default(),
+            external: External::new(&options),
             large_manifests: Semaphore::new(manifest_push::LARGE_AT_ONCE),
             options,
             metadata,
@@ -258,6 +269,7 @@ impl Inner {
     /// may make accounts, or when the account was made here before it had a claim.
     async fn check_account(&self, repository: &RepositoryName) -> Result<Option<Elsewhere>, RegistryError> {
         let account = repository.account();
+        self.refuse_mirror(&account)?;
         let mut asked = self.claims.ensure_primary(&account, self.options.create_accounts_on_push).await;
         if asked == Err(ClaimRefusal::Unclaimed) {
             let name = account.clone();
@@ -277,7 +289,7 @@ impl Inner {
         }
     }
 
-    /// The account's row, made when that is allowed: by a push, or because the account is known in another region.
+    /// The account's row, made when that is allowed: by a push, or because its content comes from elsewhere.
     fn account_for_push(
         &self,
         transaction: &WriteTransaction<'_>,
@@ -285,7 +297,7 @@ impl Inner {
     ) -> Result<crate::metadata::AccountId, RegistryError> {
         match transaction.get_account(account)? {
             Some(id) => Ok(id),
-            None if self.options.create_accounts_on_push || self.elsewhere(account).is_some() => {
+            None if self.options.create_accounts_on_push || self.is_copy(account) => {
                 Ok(transaction.ensure_account(account, self.clock.now())?)
             }
             None => Err(RegistryError::AccountUnknown { account: account.clone() }),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use keppel_federation::vocabulary::{Digest, Reference, RepositoryName};
 
 use super::manifest_cache::CacheKey;
-use super::{Inner, Registry, RegistryError};
+use super::{FirstPull, Inner, Registry, RegistryError};
 use crate::metadata::{ManifestId, ManifestRow, RepositoryId};
 
 /// A manifest as it is served, with its header values ready to be shared without a copy.
@@ -97,23 +97,35 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::RepositoryUnknown`], [`RegistryError::ManifestUnknown`], [`RegistryError::PrimaryUnreachable`],
-    /// or our own trouble.
+    /// [`RegistryError::External`], or our own trouble.
     pub async fn load_manifest(
         &self,
         repository: &RepositoryName,
         reference: &Reference,
+    ) -> Result<Arc<Manifest>, RegistryError> {
+        self.load_manifest_for(repository, reference, FirstPull::Allowed).await
+    }
+
+    /// The same, for someone who perhaps may not have it fetched from a registry outside.
+    ///
+    /// # Errors
+    /// Those of [`Self::load_manifest`], and [`RegistryError::FirstPullRefused`].
+    pub async fn load_manifest_for(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        first_pull: FirstPull,
     ) -> Result<Arc<Manifest>, RegistryError> {
         let key = CacheKey { repository: repository.as_str().into(), reference: reference.to_string().into() };
         if let Some(manifest) = self.cached_manifest(&key.repository, &key.reference) {
             return Ok(manifest);
         }
         let generation = self.inner.cache.generation(&key.repository);
-        let manifest = match self.inner.elsewhere(&repository.account()) {
+        let manifest = match self.inner.manifest_of_others(repository, reference, first_pull).await? {
             None => Arc::new(self.inner.read_manifest(repository, reference).await?),
-            Some(elsewhere) => {
-                let manifest = self.inner.manifest_from(&elsewhere, repository, reference).await?;
+            Some(manifest) => {
                 let manifest = Arc::new(manifest);
-                // What a tag of another region names has to be asked for each time.
+                // What a tag of another region or registry names has to be asked for again.
                 if matches!(reference, Reference::Tag(_)) || manifest.row.is_none() {
                     return Ok(manifest);
                 }
@@ -126,6 +138,24 @@ impl Registry {
 }
 
 impl Inner {
+    /// A manifest of an account whose content comes from elsewhere; `None`: it does not.
+    async fn manifest_of_others(
+        self: &Arc<Self>,
+        repository: &RepositoryName,
+        reference: &Reference,
+        first_pull: FirstPull,
+    ) -> Result<Option<Manifest>, RegistryError> {
+        let account = repository.account();
+        if let Some(mirror) = self.mirror(&account) {
+            return self.manifest_from_external(&mirror, repository, reference, first_pull).await.map(Some);
+        }
+        let Some(elsewhere) = self.elsewhere(&account) else { return Ok(None) };
+        if first_pull == FirstPull::Refused && self.external_source(&account).is_some() {
+            return self.manifest_kept_here(repository, reference).await.map(Some);
+        }
+        self.manifest_from(&elsewhere, repository, reference).await.map(Some)
+    }
+
     /// A manifest that is here.
     pub(super) async fn read_manifest(
         &self,

@@ -39,12 +39,20 @@ impl Inner {
         }
     }
 
-    /// Refuses a push to an account that takes none, or whose tenant may hold no more; called before any byte is taken.
-    pub(super) async fn refuse_when_full(&self, account: &AccountName) -> Result<(), RegistryError> {
-        let Some(AccountRules { tenant, quota, policies }) = self.rules(account)? else { return Ok(()) };
-        if let Some(upstream) = policies.as_ref().and_then(|policies| policies.external_upstream()) {
-            return Err(RegistryError::ExternalReplica { account: account.clone(), upstream: upstream.to_owned() });
+    /// Refuses a push to an account whose content comes from a registry outside, in every region.
+    pub(super) fn refuse_mirror(&self, account: &AccountName) -> Result<(), RegistryError> {
+        let rules = self.claims.rules(account).and_then(|rules| rules.policies);
+        match rules.as_ref().and_then(|policies| policies.external_upstream()) {
+            None => Ok(()),
+            Some(upstream) => {
+                Err(RegistryError::ExternalReplica { account: account.clone(), upstream: upstream.to_owned() })
+            }
         }
+    }
+
+    /// Refuses a push to an account whose tenant may hold no more; called before any byte is taken.
+    pub(super) async fn refuse_when_full(&self, account: &AccountName) -> Result<(), RegistryError> {
+        let Some(AccountRules { tenant, quota, .. }) = self.rules(account)? else { return Ok(()) };
         if quota == Quota::default() {
             return Ok(());
         }

@@ -128,6 +128,13 @@ pub trait StagedBytes: Send {
     /// [`StorageError::Io`].
     fn read(&self, offset: u64, size_bytes: usize) -> Result<Bytes, StorageError>;
 
+    /// Opens the bytes for reading beside the writing. They stay readable when the upload becomes a blob under its
+    /// own name, as far as they were written. [`StoredBytes::size_bytes`] of it says nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    fn open_beside(&self) -> Result<Box<dyn StoredBytes>, StorageError>;
+
     /// Makes the upload a blob, with its outboard unless that is empty. The blob is durable on return; the outboard
     /// need not be. After an error neither the upload nor the blob is there.
     ///

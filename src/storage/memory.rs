@@ -258,6 +258,11 @@ impl StagedBytes for StagedObject {
         self.object(&mut self.shared.lock()).map(|object| object.read(offset, size_bytes))
     }
 
+    fn open_beside(&self) -> Result<Box<dyn StoredBytes>, StorageError> {
+        let (shared, account, id) = (self.shared.clone(), self.account.clone(), self.id.clone());
+        Ok(Box::new(BesideObject { shared, account, id }))
+    }
+
     fn publish(self: Box<Self>, key: &StorageKey, outboard: &[u8]) -> Result<(), StorageError> {
         let mut state = self.shared.lock();
         if let Err(full) = state.reserve(outboard.len() as u64, self.shared.capacity_bytes) {
@@ -281,5 +286,32 @@ impl StagedBytes for StagedObject {
     fn discard(self: Box<Self>) -> Result<(), StorageError> {
         self.shared.lock().remove(&self.account, &self.kind());
         Ok(())
+    }
+}
+
+/// An upload being read while it is written, and after that as the blob that it became under its own name.
+struct BesideObject {
+    shared: Arc<Shared>,
+    account: AccountName,
+    id: UploadId,
+}
+
+impl StoredBytes for BesideObject {
+    fn size_bytes(&self) -> u64 {
+        0
+    }
+
+    fn read(&self, offset: u64, size_bytes: usize) -> Result<Bytes, StorageError> {
+        let state = self.shared.lock();
+        let space = state.spaces.get(&self.account);
+        let find = |kind| space.and_then(|space| space.get(&kind));
+        let object = find(ObjectKind::Upload(self.id.clone()))
+            .or_else(|| find(ObjectKind::Blob(StorageKey::from(&self.id))))
+            .ok_or_else(|| StorageError::UploadMissing(self.id.clone()))?;
+        Ok(object.read(offset, size_bytes))
+    }
+
+    fn read_at_once(&self, offset: u64, size_bytes: usize) -> Result<Option<Bytes>, StorageError> {
+        self.read(offset, size_bytes).map(Some)
     }
 }

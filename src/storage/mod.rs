@@ -40,7 +40,7 @@ pub use error::{AppendError, FinishError, StorageError};
 pub use listing::ObjectListing;
 pub use reader::{BlobReader, FilePart};
 pub use tree::{GROUP_BYTES, outboard_size_bytes};
-pub use upload::{CheckedUpload, StoredBlob, Upload};
+pub use upload::{CheckedUpload, StoredBlob, Upload, UploadReader};
 pub use verifier::Verifier;
 
 use hash::BlobHasher;

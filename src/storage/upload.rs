@@ -12,7 +12,7 @@ use keppel_federation::vocabulary::{AccountName, Algorithm, Digest, StorageKey, 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::driver::StagedBytes;
+use super::driver::{StagedBytes, StoredBytes};
 use super::hash::{BlobHasher, BlobHashes, DigestHasher};
 use super::work::{self, Workers};
 use super::{AppendError, FinishError, PIECE_BYTES, StorageError};
@@ -57,6 +57,15 @@ impl Upload {
     /// grow until the next call of any other method returns.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes.load(Ordering::Acquire)
+    }
+
+    /// A way to read what is written, beside the writing and after it.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`], or [`StorageError::UploadInterrupted`] after a panic.
+    pub fn reader(&self) -> Result<UploadReader, StorageError> {
+        let source = lock(&self.writer)?.bytes.open_beside()?;
+        Ok(UploadReader { source: source.into(), workers: self.workers.clone() })
     }
 
     /// Adds a body at the end and gives the number of bytes it had. At most `limit_bytes` of it are taken.
@@ -191,6 +200,28 @@ impl Upload {
         let writer = self.writer.clone();
         self.writing = Some(self.workers.spawn(move || lock(&writer)?.append(&pieces)).await?);
         Ok(())
+    }
+}
+
+/// Reads bytes of an upload that are written already. It goes on when the upload becomes a blob.
+#[derive(Clone)]
+pub struct UploadReader {
+    source: Arc<dyn StoredBytes>,
+    workers: Workers,
+}
+
+impl UploadReader {
+    /// Reads from `offset`: at least one byte of those that are written, and at most `size_bytes`.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`]; [`StorageError::UploadMissing`] where the upload was discarded.
+    pub async fn read(&self, offset: u64, size_bytes: usize) -> Result<Bytes, StorageError> {
+        // What was just written is still in memory, unless the reader is far behind.
+        if let Some(bytes) = self.source.read_at_once(offset, size_bytes)? {
+            return Ok(bytes);
+        }
+        let source = self.source.clone();
+        self.workers.run(move || source.read(offset, size_bytes)).await
     }
 }
 

@@ -11,7 +11,9 @@ pub mod images;
 pub mod layout;
 pub mod process;
 pub mod server;
+pub mod upstream;
 
 pub use client::{Answer, Client};
 pub use images::{Artifact, Content, Image, ImageBuilder, Index, Kind};
 pub use server::Server;
+pub use upstream::{Reply, Upstream};

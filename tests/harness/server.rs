@@ -49,6 +49,11 @@ impl Server {
 
     /// Starts a server that only these users, as names with passwords, may use; they may do everything.
     pub fn start_guarded(users: &[(&str, &str)]) -> Server {
+        Server::start_guarded_with(users, &[])
+    }
+
+    /// The same with further command line options.
+    pub fn start_guarded_with(users: &[(&str, &str)], options: &[&str]) -> Server {
         let home = tempfile::tempdir().expect("a temporary directory can be made");
         let file = home.path().join("htpasswd");
         // The least cost: these passwords are no secrets.
@@ -59,7 +64,8 @@ impl Server {
         let data = home.path().join("data");
         let file = format!("auth.htpasswd_file={}", file.display());
         let grants = "auth.htpasswd_grants=*=operator";
-        Server::start_with(home, data, &["--set", "auth.driver=htpasswd", "--set", &file, "--set", grants])
+        let guard = ["--set", "auth.driver=htpasswd", "--set", &file, "--set", grants];
+        Server::start_with(home, data, &[&guard, options].concat())
     }
 
     fn start_with(home: TempDir, data: PathBuf, options: &[&str]) -> Server {

@@ -28,6 +28,8 @@ impl Region {
             "federation.heartbeat_interval=150ms".into(),
             "federation.election_timeout_min=750ms".into(),
             "federation.election_timeout_max=1500ms".into(),
+            "external.plain_http_hosts=[\"127.0.0.1\"]".into(),
+            "external.tag_freshness=0s".into(),
         ];
         let options: Vec<_> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
         let server = Server::start_with_options(&options);

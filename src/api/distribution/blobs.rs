@@ -13,7 +13,8 @@ use crate::api::{
 pub(super) async fn get(call: &Call<'_>, name: &str, digest: &str) -> Answer {
     let registry = call.state.registry();
     let (repository, digest) = (call.repository(name)?, parse_digest(digest)?);
-    let blob = registry.load_blob(&repository, &digest, !call.is_head()).await?;
+    let first_pull = call.visitor.first_pull(&repository);
+    let blob = registry.load_blob_for(&repository, &digest, !call.is_head(), first_pull).await?;
     let etag = format!("\"{digest}\"");
     let mut response = empty(StatusCode::OK);
     let headers = response.headers_mut();

@@ -60,7 +60,8 @@ pub(super) async fn get(call: &Call<'_>, name: &str, reference: &str) -> Answer 
         true => parse_reference(reference)?,
         false => Reference::Tag(Tag::parse(reference).map_err(|error| ApiError::no_such_tag(&error))?),
     };
-    let manifest = call.state.registry().load_manifest(&repository, &reference).await?;
+    let first_pull = call.visitor.first_pull(&repository);
+    let manifest = call.state.registry().load_manifest_for(&repository, &reference, first_pull).await?;
     respond(call.state, &manifest, call.headers, call.is_head())
 }
 

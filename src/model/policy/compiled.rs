@@ -1,8 +1,9 @@
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::rbac::CompiledRbac;
 use super::tags::CompiledTagPolicy;
-use super::{AccountSettings, ManifestRule, PermissionSet, SettingsError, TagProtection};
+use super::{AccountSettings, ExternalSource, ManifestRule, PermissionSet, SettingsError, TagProtection};
 
 /// The policies of one revision of an account's settings, ready for decisions.
 #[derive(Debug)]
@@ -10,7 +11,7 @@ pub struct CompiledPolicies {
     rbac: Vec<CompiledRbac>,
     tags: Vec<CompiledTagPolicy>,
     rule: Option<ManifestRule>,
-    external_upstream: Option<String>,
+    external: Option<Arc<ExternalSource>>,
 }
 
 /// What the policies of an account say about a caller.
@@ -46,7 +47,7 @@ impl CompiledPolicies {
                 .map(|(at, policy)| CompiledTagPolicy::new(policy, at, &format!("account.tag_policies[{at}]")))
                 .collect::<Result<_, _>>()?,
             rule,
-            external_upstream: settings.external_upstream().map(str::to_owned),
+            external: ExternalSource::of(settings).map(Arc::new),
         })
     }
 
@@ -87,7 +88,12 @@ impl CompiledPolicies {
 
     /// The registry outside the federation that the account's content comes from, if it does.
     pub fn external_upstream(&self) -> Option<&str> {
-        self.external_upstream.as_deref()
+        self.external.as_ref().map(|source| source.url.as_str())
+    }
+
+    /// The same, with all that is needed to ask it.
+    pub fn external_source(&self) -> Option<&Arc<ExternalSource>> {
+        self.external.as_ref()
     }
 
     /// About how much memory it takes, in units of a small policy.

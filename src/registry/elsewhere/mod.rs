@@ -162,7 +162,11 @@ impl Inner {
         let Elsewhere { primary, upstream } = elsewhere;
         match (upstream.manifest(primary, repository, reference, known.as_ref()).await, here) {
             (Ok(RemoteManifest { digest, bytes: None, .. }), Some(here)) if digest == here.digest => Ok(here),
-            (Ok(found), _) => self.keep_manifest(elsewhere, repository, reference, found).await,
+            (Ok(found), _) => {
+                let is_stale = found.is_stale;
+                let kept = self.keep_manifest(elsewhere, repository, reference, found).await?;
+                Ok(if is_stale { kept.stale() } else { kept })
+            }
             (Err(error @ E::PrimaryUnreachable { .. }), Some(here)) => {
                 tracing::debug!(%repository, %reference, %error, "answering with what was known");
                 metrics::counter!("keppel_stale_answers_total").increment(1);
@@ -243,7 +247,7 @@ impl Inner {
 
     /// Takes away what the primary no longer has. What cannot be taken away now is only ever served marked as stale, or
     /// by its digest.
-    async fn forget(self: &Arc<Self>, repository: &RepositoryName, what: &Deletion) {
+    pub(in crate::registry) async fn forget(self: &Arc<Self>, repository: &RepositoryName, what: &Deletion) {
         let (inner, name, deleted) = (self.clone(), repository.clone(), what.clone());
         let forgotten = self.metadata.write(move |transaction| {
             let Some(id) = transaction.get_repository(&name)? else { return Ok::<_, RegistryError>(()) };

@@ -62,7 +62,7 @@ impl Upstream for OtherRegion {
         _: Option<&Digest>,
     ) -> Result<RemoteManifest, RegistryError> {
         let media_type = "application/vnd.oci.image.manifest.v1+json".to_owned();
-        Ok(RemoteManifest { digest: self.blob, media_type, bytes: Some(Bytes::from_static(b"{}")) })
+        Ok(RemoteManifest { digest: self.blob, media_type, bytes: Some(Bytes::from_static(b"{}")), is_stale: false })
     }
 
     async fn blob_size_bytes(&self, _: &Primary, _: &RepositoryName, _: &Digest) -> Result<u64, RegistryError> {

@@ -27,6 +27,8 @@ pub struct RemoteManifest {
     pub media_type: String,
     /// The bytes as pushed; `None` when the asker said that it has them.
     pub bytes: Option<Bytes>,
+    /// Whether it is only what was known when the registry that the account mirrors was last reached.
+    pub is_stale: bool,
 }
 
 /// A blob that another region has, with what tells right bytes from wrong ones, and its beginning.

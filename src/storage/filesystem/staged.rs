@@ -9,10 +9,10 @@ use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, StorageKey, UploadId};
 
 use crate::storage::StorageError;
-use crate::storage::driver::StagedBytes;
+use crate::storage::driver::{StagedBytes, StoredBytes};
 
 use super::file_sync::{FileSync, sync_data};
-use super::{Shared, read_file, remove_file, system};
+use super::{Shared, StoredFile, read_file, remove_file, system};
 
 /// How much is written before the kernel is asked to begin bringing it to the disk.
 const WRITE_BACK_BYTES: u64 = 4 * 1024 * 1024;
@@ -160,6 +160,11 @@ impl StagedBytes for StagedFile {
 
     fn read(&self, offset: u64, size_bytes: usize) -> Result<Bytes, StorageError> {
         read_file(&self.file, &self.path, &self.shared.buffers, offset, size_bytes)
+    }
+
+    fn open_beside(&self) -> Result<Box<dyn StoredBytes>, StorageError> {
+        let (file, path, buffers) = (self.file.clone(), self.path.clone(), self.shared.buffers.clone());
+        Ok(Box::new(StoredFile { file, path, size_bytes: self.size_bytes, buffers }))
     }
 
     fn publish(mut self: Box<Self>, key: &StorageKey, outboard: &[u8]) -> Result<(), StorageError> {

@@ -34,6 +34,7 @@ suite! {
     blobs_of_any_size_come_back_as_they_were
     any_range_of_a_blob_can_be_read_and_none_beyond_its_end
     an_upload_grows_with_every_body
+    an_upload_is_read_beside_the_writing_and_as_the_blob_that_it_becomes
     a_body_that_breaks_off_leaves_what_had_arrived
     a_body_over_the_limit_is_cut_there
     a_dropped_append_leaves_bytes_and_hashes_in_agreement
@@ -49,6 +50,32 @@ suite! {
     a_removed_space_is_gone_with_everything_in_it
     an_outboard_is_kept_and_a_lost_one_computed_again
     many_small_blobs_finish_side_by_side
+}
+
+async fn an_upload_is_read_beside_the_writing_and_as_the_blob_that_it_becomes(storage: &Storage) {
+    let bytes = data(600 * KI_B);
+    let id = UploadId::random();
+    let mut upload = storage.begin_upload(&account(), &id, Algorithm::Sha256).await.unwrap();
+    let reader = upload.reader().unwrap();
+    let read = async |from: usize, to: usize| {
+        let mut got = Vec::new();
+        while from + got.len() < to {
+            let piece = reader.read((from + got.len()) as u64, to - from - got.len()).await.unwrap();
+            assert!(!piece.is_empty());
+            got.extend_from_slice(&piece);
+        }
+        got
+    };
+    for part in bytes.chunks(200 * KI_B) {
+        upload.append(body(&Bytes::copy_from_slice(part)), u64::MAX).await.unwrap();
+        let written = upload.size_bytes() as usize;
+        assert!(
+            read(0, written).await == bytes[..written]
+                && read(written - 5, written).await == bytes[written - 5..written]
+        );
+    }
+    upload.finish(StorageKey::from(&id), &sha256(&bytes)).await.unwrap();
+    assert!(read(0, bytes.len()).await == bytes);
 }
 
 async fn blobs_of_any_size_come_back_as_they_were(storage: &Storage) {

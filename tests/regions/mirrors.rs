@@ -1,0 +1,55 @@
+//! An account that mirrors a registry outside: its primary asks there, the other regions ask the primary.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::federation::{large_blob, three_regions, until};
+use crate::harness::{Image, Reply, Upstream, client::send};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_outside_is_asked_by_the_primary_for_all_regions() {
+    let [eu, us, ap] = three_regions();
+    let upstream = Upstream::start().await;
+    let (image, next) = (Image::small(1), Image::small(2));
+    upstream.add_image("app", "v1", &image);
+    let account = json!({ "account": { "auth_tenant_id": "acme", "replication": {
+        "strategy": "from_external_on_first_use",
+        "upstream": { "url": upstream.host() },
+    }}});
+    let request = eu.client.request(Method::PUT, "/keppel/v1/accounts/mirror");
+    send(request.body(account.to_string())).await.expect(200);
+    until("the account is known everywhere", || {
+        [&us, &ap].iter().all(|region| region.told(&["accounts"]).contains("mirror"))
+    });
+    us.client.assert_image("mirror/app", "v1", &image).await;
+    ap.client.assert_image("mirror/app", "v1", &image).await;
+    for blob in image.blobs() {
+        assert_eq!(upstream.count("GET", &format!("/blobs/{}", blob.digest())), 1, "fetched once for all");
+    }
+    // The next version shows in every region; nothing is pushed in any.
+    upstream.add_image("app", "v1", &next);
+    for region in [&us, &eu, &ap] {
+        region.client.assert_image("mirror/app", "v1", &next).await;
+        let refused = region.client.put_manifest("mirror/app", "v2", &image.manifest).await;
+        refused.expect_error(405, "UNSUPPORTED");
+    }
+    let layer = large_blob(8);
+    let path = format!("/v2/mirror/app/blobs/{}", upstream.add_blob(&layer));
+    let head = us.client.head(&path).await.expect(200);
+    assert_eq!(head.header("content-length"), layer.len().to_string());
+    assert!(us.client.get(&path).await.expect(200).body == layer);
+    // What the registry outside answers is told in the same words everywhere.
+    for region in [&eu, &us] {
+        region.client.get("/v2/mirror/app/manifests/v9").await.expect_error(404, "MANIFEST_UNKNOWN");
+    }
+    upstream.rule(|_, _| Reply::new(429).with("retry-after", "600"));
+    for region in [&eu, &us, &ap] {
+        region.client.get("/v2/mirror/app/manifests/v8").await.expect_error(429, "TOOMANYREQUESTS");
+    }
+    assert_eq!(upstream.count("GET", "manifests/v8"), 1, "the primary remembers for all");
+    for region in [&eu, &us, &ap] {
+        let stale = region.client.get("/v2/mirror/app/manifests/v1").await.expect(200);
+        assert_eq!(stale.body, next.manifest.bytes);
+        assert!(stale.header("warning").starts_with("110 "));
+    }
+}
