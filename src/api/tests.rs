@@ -65,6 +65,9 @@ impl AccountBook for NoAccounts {
     async fn set_deleting(&self, _: &AccountName) -> Result<AccountDecision, Undecided> {
         Err(Undecided("there is nobody to decide".into()))
     }
+    async fn forfeit(&self, _: &AccountName) -> Result<AccountDecision, Undecided> {
+        Err(Undecided("there is nobody to decide".into()))
+    }
     async fn redeem_sublease(&self, _: &AccountName, _: &str) -> Result<AccountDecision, Undecided> {
         Err(Undecided("there is nobody to decide".into()))
     }

@@ -108,7 +108,7 @@ async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError
     registry.ensure_tenants().await?;
     let accounts = Accounts::new(registry.clone(), Arc::new(FederationAccounts::new(federation.clone())));
     let serving = CancellationToken::new();
-    let server = match api::spawn(config.api_options(), accounts, auth, metrics, serving.clone()) {
+    let server = match api::spawn(config.api_options(), accounts.clone(), auth, metrics, serving.clone()) {
         Ok(server) => server,
         Err(error) => {
             keeper.stop().await;
@@ -116,7 +116,8 @@ async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError
         }
     };
     let listens = listens(&config.http.listen, server.addresses());
-    let janitor = Janitor::spawn(registry.clone(), &config.janitor_options());
+    let janitor = Janitor::spawn(registry.clone(), Some(accounts), &config.janitor_options());
+    admin.janitor_is(janitor.work().clone());
     Ok(RunningNode { server, listens, serving, janitor, auth: keeper, registry, federation, admin, data })
 }
 

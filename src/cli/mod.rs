@@ -8,6 +8,7 @@ mod config;
 mod dev;
 mod federation;
 mod federation_tables;
+mod janitor;
 mod overrides;
 mod people;
 mod serve;
@@ -62,6 +63,10 @@ enum Command {
     Policy(client::Policy),
     /// List the other nodes of a registry's federation.
     Peers(client::Peers),
+    /// Show how the tasks fare that keep a node clean, and run them.
+    Janitor(janitor::Janitor),
+    /// Look at all that an account keeps on a node, and have repaired what is bad.
+    Scrub(janitor::Scrub),
     /// Print what a shell needs to complete these commands.
     Completion(completion::Completion),
     /// Check a configuration, show what is in force, or print an example.
@@ -158,6 +163,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Quota(quota) => quota.run(),
         Command::Policy(policy) => policy.run(),
         Command::Peers(peers) => peers.run(),
+        Command::Janitor(janitor) => janitor.run(),
+        Command::Scrub(scrub) => scrub.run(),
         Command::Completion(completion) => completion.run(),
         Command::Config(config) => config.run(),
         Command::Version => say(&format!("keppel {}\n", env!("CARGO_PKG_VERSION"))),

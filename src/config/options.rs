@@ -12,7 +12,7 @@ use crate::api::serve::{Listen, ListenAddress, ServerOptions, TlsOptions};
 use crate::api::{ApiOptions, LimitOptions};
 use crate::auth::{AuthOptions, KeyOptions, OidcOptions, PasswordOptions, ProviderOptions, TokenOptions};
 use crate::external::ExternalOptions;
-use crate::janitor::{AuditExportOptions, JanitorOptions, Webhook};
+use crate::janitor::{AuditExportOptions, JanitorOptions, ManagedAccountsOptions, Webhook};
 use crate::metadata::MetadataOptions;
 use crate::registry::RegistryOptions;
 use crate::storage::{FilesystemOptions, MemoryOptions, StorageLimits};
@@ -191,6 +191,20 @@ impl Config {
             abandoned_uploads_interval: self.janitor.abandoned_uploads_interval,
             idle_uploads_interval: self.janitor.idle_uploads_interval,
             storage_sweep_interval: self.janitor.storage_sweep_interval,
+            image_gc_interval: self.janitor.image_gc_interval,
+            manifest_validation_interval: self.janitor.manifest_validation_interval,
+            blob_validation_interval: self.janitor.blob_validation_interval,
+            mount_sweep_interval: self.janitor.mount_sweep_interval,
+            blob_sweep_interval: self.janitor.blob_sweep_interval,
+            account_deletion_interval: self.janitor.account_deletion_interval,
+            managed_accounts_interval: self.janitor.managed_accounts_interval,
+            managed_accounts: ManagedAccountsOptions {
+                file: self.janitor.managed_accounts_file.clone(),
+                protected: self.janitor.protected_accounts.clone(),
+            },
+            grace: self.janitor.grace,
+            io_budget_bytes_per_second: self.janitor.io_budget.0,
+            tasks_max: self.janitor.tasks_max,
             audit_retention: self.audit.retention,
             audit_export_interval: self.audit.export_interval,
             audit_export: AuditExportOptions {

@@ -249,6 +249,32 @@ sections! {
         idle_uploads_interval: Duration = "1m", from "1s" to "1d";
         /// How often stored bytes that nothing refers to are looked for, and removed. Also done at the start.
         storage_sweep_interval: Duration = "6h", from "1m" to "30d";
+        /// How often the retention policies (gc_policies) of a repository's account are carried out.
+        image_gc_interval: Duration = "1h", from "1s" to "30d";
+        /// How often a manifest is read again, to see whether all that it refers to is there.
+        manifest_validation_interval: Duration = "1d", from "1s" to "365d";
+        /// How often a blob is read again, to see whether its bytes are still right.
+        blob_validation_interval: Duration = "7d", from "1s" to "365d";
+        /// How often it is looked in a repository for blobs that no manifest there refers to.
+        mount_sweep_interval: Duration = "1h", from "1s" to "30d";
+        /// How often it is looked in an account for blobs that no repository has.
+        blob_sweep_interval: Duration = "1h", from "1s" to "30d";
+        /// How often it is looked for accounts that are being deleted.
+        account_deletion_interval: Duration = "1m", from "1s" to "1d";
+        /// How long a blob stays that no manifest refers to. A client that uploaded it, or was told that it is there, must
+        /// push its manifest within this time.
+        grace: Duration = "4h", from "1m" to "30d";
+        /// How much a second all of these tasks together may read, so that pulls do not feel it.
+        io_budget: ByteSize = "64MiB", from "64KiB" to "64GiB";
+        /// How many of these tasks work at a time.
+        tasks_max: usize = 2, from 1 to 64;
+        /// A declarative file of accounts, as JSON or TOML: `accounts` is a list of them, with name, auth_tenant_id and the
+        /// fields of the API. They are made, and kept as they stand there; those that it no longer names are deleted.
+        managed_accounts_file: Option<PathBuf> = "", example "/etc/keppel/accounts.toml";
+        /// How often the file is read again.
+        managed_accounts_interval: Duration = "1m", from "1s" to "1d";
+        /// Accounts that are never deleted because the file does not name them.
+        protected_accounts: Vec<AccountName> = [];
     }
 
     /// How often one account may be asked for something, as "LIMIT/WINDOW burst BURST" with window s, m or h, such as

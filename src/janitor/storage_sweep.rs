@@ -6,6 +6,7 @@
 
 use keppel_federation::vocabulary::{AccountName, UploadId};
 
+use super::report::RunReport;
 use crate::metadata::{MetadataError, Reader};
 use crate::registry::{Registry, RegistryError};
 use crate::storage::{ObjectKind, StoredObject};
@@ -17,23 +18,34 @@ const PAGE: usize = 500;
 ///
 /// # Errors
 /// Our own trouble; the next run starts again.
-pub async fn run(registry: Registry) -> Result<(), RegistryError> {
-    for account in registry.storage().list_spaces().await? {
-        sweep(&registry, &account).await?;
-    }
-    Ok(())
+pub async fn run(registry: Registry) -> Result<RunReport, RegistryError> {
+    run_over(&registry, None).await
 }
 
-async fn sweep(registry: &Registry, account: &AccountName) -> Result<(), RegistryError> {
+/// The same over one account's space.
+pub(super) async fn run_over(registry: &Registry, account: Option<&AccountName>) -> Result<RunReport, RegistryError> {
+    let mut report = RunReport::default();
+    for space in registry.storage().list_spaces().await? {
+        if account.is_none_or(|account| *account == space) {
+            sweep(registry, &space, &mut report).await?;
+        }
+    }
+    Ok(report)
+}
+
+async fn sweep(registry: &Registry, account: &AccountName, report: &mut RunReport) -> Result<(), RegistryError> {
     let mut listing = registry.storage().list(account);
     loop {
         let mut objects = listing.next_page(PAGE).await?;
         if objects.is_empty() {
             return Ok(());
         }
+        report.looked_at += objects.len() as u64;
         objects.retain(|object| !is_in_progress(registry, object));
         for object in without_row(registry, account, objects).await? {
             remove(registry, account, &object).await?;
+            report.changed += 1;
+            report.reclaimed_bytes += object.size_bytes;
         }
     }
 }

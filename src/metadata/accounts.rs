@@ -3,7 +3,7 @@
 use keppel_federation::vocabulary::{AccountName, RepositoryName};
 use rusqlite::params;
 
-use super::{MetadataError, Reader, WriteTransaction};
+use super::{MetadataError, Reader, Usage, WriteTransaction};
 
 /// The row of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +37,14 @@ impl Reader<'_> {
         })
     }
 
+    /// How many manifests an account holds, and how many bytes in all.
+    pub fn account_usage(&self, account: AccountId) -> Result<Option<Usage>, MetadataError> {
+        let sql = "SELECT manifest_count, size_bytes FROM accounts WHERE id = ?1";
+        self.get_row(sql, [account.0], |row| {
+            Ok(Usage { manifests: row.get::<_, i64>(0)? as u64, size_bytes: row.get::<_, i64>(1)? as u64 })
+        })
+    }
+
     /// The repository with this name.
     pub fn get_repository(&self, name: &RepositoryName) -> Result<Option<RepositoryId>, MetadataError> {
         let sql = "SELECT id FROM repositories WHERE full_name = ?1";
@@ -66,6 +74,11 @@ impl WriteTransaction<'_> {
         }
         let sql = "INSERT INTO repositories (account_id, full_name, created_at) VALUES (?1, ?2, ?3) RETURNING id";
         self.inserted(sql, params![account.0, name.as_str(), now]).map(RepositoryId)
+    }
+
+    /// Deletes an account that holds nothing any more.
+    pub fn delete_account(&self, account: AccountId) -> Result<(), MetadataError> {
+        self.execute("DELETE FROM accounts WHERE id = ?1", [account.0]).map(drop)
     }
 
     /// Runs an insertion that returns its row's id.

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use super::{MetadataError, MetadataOptions, Reader};
 
 /// Prepared statements kept per connection; more than there are.
-const STATEMENT_CACHE: usize = 128;
+const STATEMENT_CACHE: usize = 256;
 
 pub(super) fn open_writer(path: &Path, options: &MetadataOptions) -> Result<Connection, MetadataError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -48,6 +48,8 @@ pub struct ListedManifest {
     pub min_layer_created_at: Option<i64>,
     /// When the newest of its layers was made.
     pub max_layer_created_at: Option<i64>,
+    /// What the retention policies last said about it, a JSON object.
+    pub gc_status: Option<String>,
 }
 
 /// A tag as lists show it. Times are in UNIX seconds.
@@ -97,7 +99,8 @@ impl Reader<'_> {
         limit: usize,
     ) -> Result<Vec<ListedManifest>, MetadataError> {
         let sql = "SELECT id, digest, media_type, total_size_bytes, pushed_at, last_pulled_at, labels, annotations, \
-                   artifact_type, subject, min_layer_created_at, max_layer_created_at FROM manifests \
+                   artifact_type, subject, min_layer_created_at, max_layer_created_at, \
+                   (SELECT gc_status FROM manifest_care WHERE manifest_id = manifests.id) FROM manifests \
                    WHERE repository_id = ?1 AND digest > ?2 ORDER BY digest LIMIT ?3";
         let after = after.map(Digest::to_compact).unwrap_or_default();
         self.rows(sql, params![repository.0, after, limit as i64], |row| {
@@ -118,6 +121,7 @@ impl Reader<'_> {
                 subject,
                 min_layer_created_at: row.get(10)?,
                 max_layer_created_at: row.get(11)?,
+                gc_status: row.get(12)?,
             })
         })
     }
@@ -138,7 +142,7 @@ impl Reader<'_> {
 
     /// Blobs that are mounted in a repository, `limit` at most.
     pub fn list_mounts(&self, repository: RepositoryId, limit: usize) -> Result<Vec<BlobRow>, MetadataError> {
-        let sql = "SELECT blobs.id, blobs.size_bytes, blobs.storage_key, blobs.blake3 FROM mounts \
+        let sql = "SELECT blobs.id, blobs.size_bytes, blobs.storage_key, blobs.blake3, blobs.broken_since FROM mounts \
                    JOIN blobs ON blobs.id = mounts.blob_id WHERE mounts.repository_id = ?1 LIMIT ?2";
         self.rows(sql, params![repository.0, limit as i64], super::blobs::read_blob)
     }

@@ -93,6 +93,12 @@ impl Reader<'_> {
         self.get_row(&sql, params![repository, digest.to_compact()], read_manifest)
     }
 
+    /// A manifest by its row.
+    pub fn get_manifest(&self, id: ManifestId) -> Result<Option<ManifestRow>, MetadataError> {
+        let sql = format!("SELECT {COLUMNS} FROM manifests WHERE id = ?1");
+        self.get_row(&sql, [id.0], read_manifest)
+    }
+
     /// The manifest that a tag names in the repository with this full name.
     pub fn get_manifest_by_tag(&self, repository: &str, tag: &str) -> Result<Option<ManifestRow>, MetadataError> {
         let sql = format!(
@@ -171,6 +177,13 @@ impl WriteTransaction<'_> {
     /// Records that a manifest refers to a blob.
     pub fn ensure_manifest_blob(&self, manifest: ManifestId, blob: BlobId) -> Result<(), MetadataError> {
         let sql = "INSERT INTO manifest_blobs (manifest_id, blob_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+        self.execute(sql, [manifest.0, blob.0]).map(|_| ())
+    }
+
+    /// The same, where both are still there.
+    pub fn link_blob(&self, manifest: ManifestId, blob: BlobId) -> Result<(), MetadataError> {
+        let sql = "INSERT INTO manifest_blobs (manifest_id, blob_id) SELECT manifests.id, blobs.id \
+                   FROM manifests, blobs WHERE manifests.id = ?1 AND blobs.id = ?2 ON CONFLICT DO NOTHING";
         self.execute(sql, [manifest.0, blob.0]).map(|_| ())
     }
 

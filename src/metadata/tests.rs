@@ -192,10 +192,12 @@ async fn every_query_per_request_uses_an_index() {
         include_str!("accounts.rs"),
         include_str!("audit.rs"),
         include_str!("blobs.rs"),
+        include_str!("care.rs"),
         include_str!("listing.rs"),
         include_str!("manifests.rs"),
         include_str!("pulls.rs"),
         include_str!("referrers.rs"),
+        include_str!("sweeps.rs"),
         include_str!("tags.rs"),
         include_str!("uploads.rs"),
         include_str!("usage.rs"),
@@ -228,7 +230,7 @@ fn statements_in(source: &str) -> Vec<String> {
     let columns = source.split("const COLUMNS").nth(1).and_then(|rest| rest.split('"').nth(1)).unwrap_or_default();
     literals
         .filter(|text| ["SELECT", "INSERT", "UPDATE", "DELETE"].iter().any(|verb| text.starts_with(verb)))
-        .map(|text| text.replace("\\\n", " ").replace("{COLUMNS}", columns))
+        .map(|text| text.replace("{COLUMNS}", columns).replace("\\\n", " "))
         .collect()
 }
 

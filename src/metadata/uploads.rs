@@ -1,6 +1,6 @@
 //! Upload sessions.
 
-use keppel_federation::vocabulary::{Algorithm, RepositoryName, UploadId};
+use keppel_federation::vocabulary::{AccountName, Algorithm, RepositoryName, UploadId};
 use rusqlite::{Row, params};
 
 use super::{MetadataError, Reader, WriteTransaction};
@@ -35,6 +35,14 @@ impl Reader<'_> {
     pub fn list_idle_uploads(&self, before: i64, limit: usize) -> Result<Vec<UploadRow>, MetadataError> {
         let sql = "SELECT id, repository, algorithm FROM uploads WHERE touched_at < ?1 ORDER BY touched_at LIMIT ?2";
         self.rows(sql, params![before, limit as i64], read_upload)
+    }
+
+    /// Sessions of an account's repositories, `limit` at most.
+    pub fn list_account_uploads(&self, account: &AccountName, limit: usize) -> Result<Vec<UploadRow>, MetadataError> {
+        // In bytewise order, 0 follows the slash.
+        let (from, to) = (format!("{account}/"), format!("{account}0"));
+        let sql = "SELECT id, repository, algorithm FROM uploads WHERE repository > ?1 AND repository < ?2 LIMIT ?3";
+        self.rows(sql, params![from, to, limit as i64], read_upload)
     }
 }
 

@@ -118,6 +118,15 @@ impl AccountBook for FederationAccounts {
         self.outcome(decided).await
     }
 
+    async fn forfeit(&self, name: &AccountName) -> Result<AccountDecision, Undecided> {
+        let Some(account) = self.federation.state().account(name) else { return Ok(AccountDecision::NotFound) };
+        if account.owner != self.federation.node() || account.state != AccountState::Deleting {
+            return Ok(AccountDecision::Conflict);
+        }
+        let decided = self.federation.forfeit(name.clone(), account.epoch).await;
+        self.outcome(decided).await
+    }
+
     async fn issue_sublease(
         &self,
         name: &AccountName,

@@ -41,6 +41,10 @@ impl AccountClaims for FederationClaims {
         of_outcome(decided.map(|decision| decision.outcome))
     }
 
+    fn is_deleting(&self, account: &AccountName) -> bool {
+        self.federation.state().account(account).is_some_and(|account| account.state == AccountState::Deleting)
+    }
+
     fn rules(&self, account: &AccountName) -> Option<AccountRules> {
         let view = self.federation.state();
         let tenant = view.account(account)?.tenant.clone();

@@ -35,7 +35,7 @@ impl RegistryContent {
             Question::BlobSize { repository, digest } => {
                 // What the account's primary has outside, it has.
                 let blob = match registry.is_elsewhere(&repository.account()) {
-                    true => registry.load_local_blob(&repository, &digest).await?,
+                    true => registry.promise_local_blob(&repository, &digest).await?,
                     false => registry.load_blob(&repository, &digest, false).await?,
                 };
                 Ok(Answer::BlobSize(blob.size_bytes))

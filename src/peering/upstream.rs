@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use keppel_federation::Federation;
+use keppel_federation::claims::{Member, Role};
 use keppel_federation::membership::Health;
 use keppel_federation::transport::TransportError;
 use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName};
@@ -144,6 +145,19 @@ impl Upstream for FederationUpstream {
         let claimed = self.federation.state().account(account)?;
         let is_ours = claimed.owner == self.federation.node();
         (!is_ours).then(|| Primary { node: claimed.owner, region: claimed.region.to_string() })
+    }
+
+    fn others(&self, account: &AccountName) -> Vec<Primary> {
+        let claimed = self.federation.state().account(account);
+        let owner = claimed.as_ref().map(|account| account.owner);
+        let is_replica = |node| claimed.as_ref().is_some_and(|account| account.replicas.contains_key(&node));
+        let us = self.federation.node();
+        let mut others: Vec<_> = self.federation.members();
+        others.retain(|member| member.node != us && Some(member.node) != owner && member.role == Role::Full);
+        others.retain(|member| self.federation.health_of(member.node) != Some(Health::Down));
+        others.sort_by_key(|member| (!is_replica(member.node), member.region != *self.federation.region()));
+        let other = |member: Member| Primary { node: member.node, region: member.region.to_string() };
+        others.into_iter().map(other).collect()
     }
 
     async fn manifest(

@@ -99,6 +99,11 @@ pub trait AccountBook: Send + Sync + 'static {
     /// # Errors
     /// [`Undecided`].
     async fn set_deleting(&self, name: &AccountName) -> Result<AccountDecision, Undecided>;
+    /// Gives the name of an account back that is being deleted and that this node is primary for.
+    ///
+    /// # Errors
+    /// [`Undecided`].
+    async fn forfeit(&self, name: &AccountName) -> Result<AccountDecision, Undecided>;
     /// Records a token that lets another region make a replica.
     ///
     /// # Errors

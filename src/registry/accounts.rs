@@ -212,6 +212,19 @@ impl Accounts {
         }
     }
 
+    /// Gives the name of an account back that was being deleted and is empty now.
+    ///
+    /// # Errors
+    /// [`AccountError`].
+    pub async fn forfeit(&self, name: &AccountName) -> Result<(), AccountError> {
+        match self.book.forfeit(name).await? {
+            AccountDecision::Done | AccountDecision::NotFound => Ok(()),
+            AccountDecision::Held | AccountDecision::Taken { .. } | AccountDecision::Conflict => {
+                Err(AccountError::Conflict { name: name.clone() })
+            }
+        }
+    }
+
     /// Makes a one-time token that lets another region make a replica.
     ///
     /// # Errors

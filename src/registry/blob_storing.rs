@@ -18,6 +18,16 @@ enum KnownBytes {
     Lost(StorageKey),
 }
 
+/// What became of bytes that were stored.
+enum Recorded {
+    /// The account did not have the blob.
+    New,
+    /// It had lost the blob's bytes, which were under this key.
+    InPlaceOf(StorageKey),
+    /// It has the blob already.
+    Known,
+}
+
 impl Inner {
     /// Makes an upload a blob: bytes first, then its row, its mount and the end of its session in one transaction.
     pub(super) async fn store(
@@ -45,18 +55,21 @@ impl Inner {
             }
         };
         let stored = stored.map_err(refusal)?;
+        let digest_text = digest;
         let blob = NewBlob { digest, size_bytes: stored.size_bytes, storage_key: stored.key, blake3: stored.blake3 };
         let recorded = self.record_blob(repository.clone(), blob, lost.clone(), session.cloned()).await;
         match &recorded {
-            Ok(true) => {}
+            Ok(Recorded::New | Recorded::InPlaceOf(_)) => {}
             // A commit that failed may turn out to have happened: then its row must find the bytes. If not, the sweep
             // takes them.
             Err(RegistryError::Metadata(_)) => {}
             // The account had the blob already, or there surely is no row.
-            Ok(false) | Err(_) => self.storage.delete_blob(&account, &key).await?,
+            Ok(Recorded::Known) | Err(_) => self.storage.delete_blob(&account, &key).await?,
         }
-        if let (Ok(true), Some(lost)) = (&recorded, lost) {
-            self.storage.delete_blob(&account, &lost).await?;
+        if let Ok(Recorded::InPlaceOf(lost)) = &recorded {
+            tracing::info!(%account, digest = %digest_text, "a blob whose bytes were lost or wrong has right ones again");
+            metrics::counter!("keppel_blobs_repaired_total").increment(1);
+            self.storage.delete_blob(&account, lost).await?;
         }
         recorded.map(|_| ())
     }
@@ -70,10 +83,10 @@ impl Inner {
         });
         let Some(known) = known.await? else { return Ok(KnownBytes::None) };
         let size_bytes = self.storage.blob_size_bytes(account, &known.storage_key).await?;
-        if size_bytes == Some(known.size_bytes) {
+        if known.is_sound && size_bytes == Some(known.size_bytes) {
             return Ok(KnownBytes::Whole(known.storage_key));
         }
-        tracing::warn!(%account, %digest, "the stored bytes of a blob are lost; those pushed now take their place");
+        tracing::warn!(%account, %digest, "the stored bytes of a blob are lost or wrong; new ones take their place");
         Ok(KnownBytes::Lost(known.storage_key))
     }
 
@@ -92,7 +105,9 @@ impl Inner {
                 let now = inner.clock.now();
                 let account = inner.account_for_push(transaction, &repository.account())?;
                 let known = transaction.get_account_blob(account, &digest)?;
-                let Some(known) = known.filter(|known| known.storage_key == kept) else { return Ok(false) };
+                let Some(known) = known.filter(|known| known.is_sound && known.storage_key == kept) else {
+                    return Ok(false);
+                };
                 let repository = transaction.ensure_repository(account, &repository, now)?;
                 transaction.ensure_mount(repository, known.id, now)?;
                 if let Some(session) = session {
@@ -103,14 +118,14 @@ impl Inner {
             .await
     }
 
-    /// Records a blob and mounts it; gives whether its bytes are needed: the account did not have it before, or lost it.
+    /// Records a blob and mounts it; says whether its bytes are needed.
     async fn record_blob(
         self: &Arc<Self>,
         repository: RepositoryName,
         blob: NewBlob,
         lost: Option<StorageKey>,
         session: Option<UploadId>,
-    ) -> Result<bool, RegistryError> {
+    ) -> Result<Recorded, RegistryError> {
         let inner = self.clone();
         self.metadata
             .write(move |transaction| {
@@ -119,25 +134,25 @@ impl Inner {
                 let account = inner.account_for_push(transaction, &name)?;
                 let repository = transaction.ensure_repository(account, &repository, now)?;
                 let known = transaction.get_account_blob(account, &blob.digest)?;
-                let (id, needed) = match &known {
-                    Some(known) if lost.as_ref() == Some(&known.storage_key) => {
-                        transaction.replace_blob_bytes(known.id, &blob)?;
-                        (known.id, true)
+                let (id, recorded) = match known {
+                    Some(known) if !known.is_sound || lost.as_ref() == Some(&known.storage_key) => {
+                        transaction.replace_blob_bytes(known.id, &blob, now)?;
+                        (known.id, Recorded::InPlaceOf(known.storage_key))
                     }
-                    Some(known) => (known.id, false),
+                    Some(known) => (known.id, Recorded::Known),
                     // Copies of another region's blobs count there; those from outside can be had again, and are let in.
-                    None if inner.is_copy(&name) => (transaction.insert_blob(account, &blob, now)?, true),
+                    None if inner.is_copy(&name) => (transaction.insert_blob(account, &blob, now)?, Recorded::New),
                     None => {
                         let more = Usage { manifests: 0, size_bytes: blob.size_bytes };
                         inner.charge(transaction, &name, account, more)?;
-                        (transaction.insert_blob(account, &blob, now)?, true)
+                        (transaction.insert_blob(account, &blob, now)?, Recorded::New)
                     }
                 };
                 transaction.ensure_mount(repository, id, now)?;
                 if let Some(session) = session {
                     transaction.delete_upload(&session)?;
                 }
-                Ok(needed)
+                Ok(recorded)
             })
             .await
     }

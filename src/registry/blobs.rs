@@ -38,6 +38,24 @@ enum Place {
     There,
 }
 
+impl BlobInfo {
+    fn here(repository: &RepositoryName, digest: &Digest, row: BlobRow) -> Self {
+        let place = Place::Here { account: repository.account(), key: row.storage_key, blake3: row.blake3 };
+        Self { digest: *digest, size_bytes: row.size_bytes, repository: repository.clone(), place }
+    }
+
+    /// One that comes from another region.
+    pub(super) fn on_the_way(flight: Arc<Flight>) -> Self {
+        let (repository, digest, size_bytes) = (flight.repository.clone(), flight.digest, flight.size_bytes());
+        Self { digest, size_bytes, repository, place: Place::OnTheWay(flight) }
+    }
+
+    /// Where it belongs.
+    pub(super) fn repository(&self) -> &RepositoryName {
+        &self.repository
+    }
+}
+
 /// Bytes of a blob: as many as its range has, or an error.
 pub enum BlobStream {
     /// From the storage here.
@@ -107,7 +125,11 @@ impl Registry {
         to_read: bool,
         first_pull: FirstPull,
     ) -> Result<BlobInfo, RegistryError> {
-        let unknown = match self.load_local_blob(repository, digest).await {
+        let here = match to_read {
+            true => self.load_local_blob(repository, digest).await,
+            false => self.promise_local_blob(repository, digest).await,
+        };
+        let unknown = match here {
             Err(unknown @ RegistryError::BlobUnknown { .. }) => unknown,
             known => return known,
         };
@@ -118,7 +140,9 @@ impl Registry {
         if let Some(mirror) = self.inner.mirror(&account) {
             return self.load_external_blob(&mirror, repository, digest, to_read).await;
         }
-        let elsewhere = self.inner.elsewhere(&account).ok_or(unknown)?;
+        let Some(elsewhere) = self.inner.elsewhere(&account) else {
+            return self.load_damaged_blob(repository, digest, to_read).await?.ok_or(unknown);
+        };
         let (size_bytes, place) = match to_read {
             true => {
                 let flight = self.inner.flights.join(elsewhere, repository, digest).await?;
@@ -165,8 +189,38 @@ impl Registry {
         digest: &Digest,
     ) -> Result<BlobInfo, RegistryError> {
         let row = self.inner.blob_here(repository, digest).await?;
-        let place = Place::Here { account: repository.account(), key: row.storage_key, blake3: row.blake3 };
-        Ok(BlobInfo { digest: *digest, size_bytes: row.size_bytes, repository: repository.clone(), place })
+        Ok(BlobInfo::here(repository, digest, row))
+    }
+
+    /// The same for whoever will count on the blob being there, since they want to push a manifest that refers to it: no
+    /// sweep takes it before its grace period is over.
+    ///
+    /// # Errors
+    /// [`RegistryError::BlobUnknown`], or our own trouble.
+    pub async fn promise_local_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<BlobInfo, RegistryError> {
+        let (name, digest) = (repository.clone(), *digest);
+        let known = self.inner.metadata.read(move |reader| reader.get_promised_blob(name.as_str(), &digest)).await?;
+        let unknown = || RegistryError::BlobUnknown { digest };
+        let (row, mark) = known.filter(|(row, _)| row.is_sound).ok_or_else(unknown)?;
+        if mark.is_none() {
+            // Whoever marks it from now on lets the whole grace period pass.
+            return Ok(BlobInfo::here(repository, &digest, row));
+        }
+        let name = repository.clone();
+        let unmarked = self.inner.metadata.write(move |transaction| {
+            let Some(id) = transaction.get_repository(&name)? else { return Ok::<_, RegistryError>(None) };
+            let row = transaction.get_mounted_blob(id, &digest)?.filter(|row| row.is_sound);
+            if let Some(row) = &row {
+                transaction.unmark_mount(id, row.id)?;
+            }
+            Ok(row)
+        });
+        let row = unmarked.await?.ok_or_else(unknown)?;
+        Ok(BlobInfo::here(repository, &digest, row))
     }
 
     /// The tree hashes of a blob that is stored here, and their root.
@@ -197,12 +251,13 @@ impl Registry {
             }
             Place::There => return Err(RegistryError::BlobUnknown { digest: blob.digest }),
         };
+        let wanted = range.clone();
         match self.inner.storage.open_blob(account, key, range).await {
             Ok(reader) => Ok(BlobStream::Here(reader)),
-            Err(error @ StorageError::BlobMissing(_)) => {
+            Err(error @ (StorageError::BlobMissing(_) | StorageError::BlobShort { .. })) => {
                 match self.inner.blob_here(&blob.repository, &blob.digest).await? {
                     // The row is there, so the bytes should be.
-                    same if same.storage_key == *key => Err(error.into()),
+                    same if same.storage_key == *key => self.open_lost_blob(blob, same, wanted, error).await,
                     _ => Err(RegistryError::BlobUnknown { digest: blob.digest }),
                 }
             }
@@ -251,10 +306,11 @@ impl Registry {
             let from = from.clone();
             inner.metadata.read(move |reader| {
                 let Some(account) = reader.get_account(&account)? else { return Ok::<_, RegistryError>(false) };
-                Ok(match from {
-                    Some(from) => reader.get_blob_by_name(from.as_str(), &digest)?.is_some(),
-                    None => reader.get_account_blob(account, &digest)?.is_some(),
-                })
+                let blob = match from {
+                    Some(from) => reader.get_blob_by_name(from.as_str(), &digest)?,
+                    None => reader.get_account_blob(account, &digest)?,
+                };
+                Ok(blob.is_some_and(|blob| blob.is_sound))
             })
         };
         if !may_be_there.await? {
@@ -269,7 +325,7 @@ impl Registry {
                     Some(from) => transaction.get_blob_by_name(from.as_str(), &digest)?,
                     None => transaction.get_account_blob(account, &digest)?,
                 };
-                let Some(blob) = blob else { return Ok(false) };
+                let Some(blob) = blob.filter(|blob| blob.is_sound) else { return Ok(false) };
                 let now = inner.clock.now();
                 let id = transaction.ensure_repository(account, &repository, now)?;
                 transaction.ensure_mount(id, blob.id, now)?;
@@ -280,7 +336,7 @@ impl Registry {
 }
 
 impl Inner {
-    /// The row of a blob that is mounted in the repository here.
+    /// The row of a blob that is mounted in the repository here, and whose bytes are right as far as is known.
     pub(super) async fn blob_here(
         &self,
         repository: &RepositoryName,
@@ -289,7 +345,8 @@ impl Inner {
         let (repository, digest) = (repository.clone(), *digest);
         self.metadata
             .read(move |reader| {
-                reader.get_blob_by_name(repository.as_str(), &digest)?.ok_or(RegistryError::BlobUnknown { digest })
+                let blob = reader.get_blob_by_name(repository.as_str(), &digest)?.filter(|blob| blob.is_sound);
+                blob.ok_or(RegistryError::BlobUnknown { digest })
             })
             .await
     }

@@ -36,6 +36,9 @@ pub trait AccountClaims: Send + Sync + 'static {
     /// [`ClaimRefusal`].
     async fn ensure_primary(&self, account: &AccountName, may_claim: bool) -> Result<(), ClaimRefusal>;
 
+    /// Whether the account is being deleted. From memory: it is asked inside transactions.
+    fn is_deleting(&self, account: &AccountName) -> bool;
+
     /// What was decided about an account's content; `None`: nothing. From memory: it is asked inside transactions.
     fn rules(&self, account: &AccountName) -> Option<AccountRules>;
 }
@@ -51,6 +54,10 @@ impl AccountClaims for LocalClaims {
             true => Ok(()),
             false => Err(ClaimRefusal::Unclaimed),
         }
+    }
+
+    fn is_deleting(&self, _: &AccountName) -> bool {
+        false
     }
 
     fn rules(&self, _: &AccountName) -> Option<AccountRules> {

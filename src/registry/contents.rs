@@ -29,11 +29,20 @@ pub enum ReportAbsence {
 }
 
 /// What one step of a deletion came to.
-enum Step {
+pub(super) enum Step {
     /// There is more to delete.
     More,
     /// It is gone.
     Gone,
+}
+
+/// Whether tag policies are asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Guard {
+    /// They are.
+    Asked,
+    /// They are not: the account goes with all it has.
+    Off,
 }
 
 impl Registry {
@@ -123,7 +132,8 @@ impl Registry {
             inner.refuse_protected(&repository).await?;
             loop {
                 let (this, name) = (inner.clone(), repository.clone());
-                let step = inner.metadata.write(move |transaction| this.delete_some(transaction, &name)).await?;
+                let step =
+                    inner.metadata.write(move |transaction| this.delete_some(transaction, &name, Guard::Asked)).await?;
                 let (step, unneeded) = step;
                 for key in unneeded {
                     if let Err(error) = inner.storage.delete_blob(&repository.account(), &key).await {
@@ -163,15 +173,18 @@ impl Inner {
     }
 
     /// One step: some manifests, or some mounts, or the repository itself. Gives the blobs whose bytes are to go.
-    fn delete_some(
+    pub(super) fn delete_some(
         self: &Arc<Self>,
         transaction: &WriteTransaction<'_>,
         repository: &RepositoryName,
+        guard: Guard,
     ) -> Result<(Step, Vec<keppel_federation::vocabulary::StorageKey>), RegistryError> {
         let Some(id) = transaction.get_repository(repository)? else { return Ok((Step::Gone, Vec::new())) };
         let manifests = transaction.list_manifests(id, None, BATCH)?;
         if !manifests.is_empty() {
-            return self.delete_manifests(transaction, repository, &manifests).map(|()| (Step::More, Vec::new()));
+            return self
+                .delete_manifests(transaction, repository, &manifests, guard)
+                .map(|()| (Step::More, Vec::new()));
         }
         let mounts = transaction.list_mounts(id, BATCH)?;
         if mounts.is_empty() {
@@ -186,12 +199,15 @@ impl Inner {
         transaction: &WriteTransaction<'_>,
         repository: &RepositoryName,
         manifests: &[ListedManifest],
+        guard: Guard,
     ) -> Result<(), RegistryError> {
         let mut changed = Vec::new();
         for manifest in manifests {
             let tags = transaction.list_tags_of(manifest.id)?;
             // One that was set since the tags were looked through.
-            self.check_tag_deletion(repository, tags.iter().map(String::as_str))?;
+            if let Guard::Asked = guard {
+                self.check_tag_deletion(repository, tags.iter().map(String::as_str))?;
+            }
             changed.extend(tags);
             changed.push(manifest.digest.to_string());
             transaction.delete_manifest(manifest.id)?;

@@ -278,7 +278,8 @@ impl References {
         repository: RepositoryId,
         descriptor: &Descriptor,
     ) -> Result<bool, RegistryError> {
-        let blob = reader.get_mounted_blob(repository, &descriptor.digest)?;
+        // One whose bytes are known to be bad is asked for again.
+        let blob = reader.get_mounted_blob(repository, &descriptor.digest)?.filter(|blob| blob.is_sound);
         if let Some(blob) = &blob {
             self.blobs.push(blob.id);
             self.size_bytes = self.size_bytes.saturating_add(blob.size_bytes);

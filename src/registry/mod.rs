@@ -13,11 +13,14 @@ mod audit;
 mod blob_storing;
 mod blobs;
 mod claims;
+mod collecting;
 mod contents;
 mod deletion;
 mod elsewhere;
+mod emptying;
 mod error;
 mod external;
+mod healing;
 mod in_progress;
 mod listing;
 mod manifest_cache;
@@ -38,10 +41,13 @@ pub use accounts::Accounts;
 pub use audit::{AuditEvent, to_cadf};
 pub use blobs::{BlobInfo, BlobStream};
 pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
+pub use collecting::image_facts;
 pub use contents::{ManifestEntry, ReportAbsence};
 pub use elsewhere::{Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
+pub use emptying::AccountStep;
 pub use error::{BodyError, RegistryError};
 pub use external::FirstPull;
+pub use healing::Healing;
 pub use listing::Page;
 pub use manifest_push::{ManifestTarget, PutManifest};
 pub use pulls::Manifest;
@@ -243,6 +249,22 @@ impl Registry {
         self.inner.metadata.read(|reader| reader.probe().map_err(RegistryError::from)).await
     }
 
+    /// The time of day, for tasks that tidy up.
+    pub fn now(&self) -> i64 {
+        self.inner.clock.now()
+    }
+
+    /// What an account's owners decided, for tasks that tidy up.
+    ///
+    /// # Errors
+    /// [`RegistryError::PoliciesUnusable`].
+    pub fn policies(
+        &self,
+        account: &AccountName,
+    ) -> Result<Option<Arc<crate::model::policy::CompiledPolicies>>, RegistryError> {
+        Ok(self.inner.rules(account)?.and_then(|rules| rules.policies))
+    }
+
     /// The metadata, for tasks that tidy up.
     pub fn metadata(&self) -> &Metadata {
         &self.inner.metadata
@@ -295,6 +317,10 @@ impl Inner {
         transaction: &WriteTransaction<'_>,
         account: &AccountName,
     ) -> Result<crate::metadata::AccountId, RegistryError> {
+        // It may have been marked since the push began; what came through would be left over.
+        if self.claims.is_deleting(account) {
+            return Err(RegistryError::AccountDeleting { account: account.clone() });
+        }
         match transaction.get_account(account)? {
             Some(id) => Ok(id),
             None if self.options.create_accounts_on_push || self.is_copy(account) => {

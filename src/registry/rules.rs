@@ -166,7 +166,7 @@ impl Inner {
         }
         let (name, digest) = (repository.clone(), config.digest);
         let row = self.metadata.read(move |reader| reader.get_blob_by_name(name.as_str(), &digest)).await?;
-        let Some(row) = row.filter(|row| !is_too_large(row.size_bytes)) else { return Ok(None) };
+        let Some(row) = row.filter(|row| row.is_sound && !is_too_large(row.size_bytes)) else { return Ok(None) };
         let mut bytes = Vec::with_capacity(usize::try_from(row.size_bytes).unwrap_or_default());
         let opened = self.storage.open_blob(&repository.account(), &row.storage_key, 0..row.size_bytes).await;
         let mut reader = match opened {

@@ -13,6 +13,7 @@
 //!   piece of a whole upload (its tree).
 //! - What blocks runs on blocking threads, a bounded number at a time. No thread waits for a client.
 
+mod checking;
 mod driver;
 mod error;
 mod filesystem;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, Algorithm, StorageKey, UploadId};
 
+pub use checking::{BlobCheck, CheckStep};
 pub use driver::{ObjectIterator, ObjectKind, StagedBytes, StorageDriver, StoredBytes, StoredObject};
 pub use error::{AppendError, FinishError, StorageError};
 pub use listing::ObjectListing;

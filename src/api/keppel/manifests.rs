@@ -92,6 +92,9 @@ fn show(entry: &ManifestEntry) -> Value {
             set(name, value);
         }
     }
+    if let Some(status) = manifest.gc_status.as_ref().and_then(|text| serde_json::from_str(text).ok()) {
+        set("gc_status", status);
+    }
     set("vulnerability_status", NOT_SCANNED.into());
     Value::Object(fields)
 }

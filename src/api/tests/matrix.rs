@@ -155,6 +155,9 @@ impl AccountBook for Book {
     async fn set_deleting(&self, _: &AccountName) -> Result<AccountDecision, Undecided> {
         Err(Undecided("nobody decides".into()))
     }
+    async fn forfeit(&self, _: &AccountName) -> Result<AccountDecision, Undecided> {
+        Err(Undecided("nobody decides".into()))
+    }
     async fn redeem_sublease(&self, _: &AccountName, _: &str) -> Result<AccountDecision, Undecided> {
         Err(Undecided("nobody decides".into()))
     }

@@ -10,7 +10,14 @@ use crate::registry::AuditEvent;
 pub(super) fn change_of(request: &Request, uid: u32) -> Option<AuditEvent> {
     use PeopleRequest as P;
     let (action, kind, target) = match request {
-        Request::Members | Request::Status | Request::Accounts { .. } => return None,
+        Request::Members
+        | Request::Status
+        | Request::Accounts { .. }
+        | Request::JanitorStatus
+        | Request::ScrubProgress { .. }
+        | Request::JanitorRun { dry_run: true, .. } => return None,
+        Request::JanitorRun { task, .. } => ("start", "janitor", task.clone()),
+        Request::Scrub { account } => ("start", "scrub", account.to_string()),
         Request::Invite { region, .. } => ("create", "invitation", region.to_string()),
         Request::Join { .. } => ("create", "membership", String::new()),
         Request::Remove { node } => ("delete", "member", node.clone()),

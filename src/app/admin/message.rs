@@ -5,6 +5,7 @@ use keppel_federation::claims::Role;
 use keppel_federation::vocabulary::{AccountName, NodeId, Region};
 
 use crate::auth::{PeopleAnswer, PeopleRequest};
+use crate::janitor::{JanitorStatus, RunReport, ScrubProgress};
 
 /// What an operator asks of a running node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,6 +49,27 @@ pub enum Request {
         /// What.
         people: PeopleRequest,
     },
+    /// How the janitor fares.
+    JanitorStatus,
+    /// Run a task of the janitor now.
+    JanitorRun {
+        /// The task.
+        task: String,
+        /// Over one account only.
+        account: Option<AccountName>,
+        /// Only tell what would be done.
+        dry_run: bool,
+    },
+    /// Begin to look at all that an account keeps.
+    Scrub {
+        /// The account.
+        account: AccountName,
+    },
+    /// How far that has come.
+    ScrubProgress {
+        /// The account.
+        account: AccountName,
+    },
 }
 
 /// What the node says.
@@ -87,6 +109,21 @@ pub enum Answer {
     Accounts {
         /// In the order of their names.
         accounts: Vec<AccountInfo>,
+    },
+    /// How the janitor fares.
+    JanitorStatus {
+        /// In full.
+        status: JanitorStatus,
+    },
+    /// What a task did.
+    JanitorRun {
+        /// In numbers and words; `None`: it goes on.
+        report: Option<RunReport>,
+    },
+    /// How far a scrub has come.
+    ScrubProgress {
+        /// So far; `None`: there was none.
+        progress: Option<ScrubProgress>,
     },
     /// It was not done.
     Refused {

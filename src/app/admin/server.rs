@@ -19,11 +19,14 @@ use tokio::time::timeout;
 use super::socket::SocketPath;
 use super::{AccountInfo, Answer, MemberInfo, Request};
 use crate::auth::People;
+use crate::janitor::{JanitorWork, Task};
 use crate::registry::Registry;
 
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const WORK_TIMEOUT: Duration = Duration::from_secs(80);
+/// How long an operator waits for a task of the janitor.
+const RUN_TIMEOUT: Duration = Duration::from_secs(70);
 const CONNECTIONS_MAX: usize = 16;
 /// How many accounts one answer lists.
 const ACCOUNTS_PAGE: usize = 10_000;
@@ -34,6 +37,7 @@ pub struct AdminServer {
     task: JoinHandle<()>,
     path: PathBuf,
     audit: AuditSlot,
+    janitor: JanitorSlot,
 }
 
 /// The registry whose audit log tells what operators did, once there is one: a witness has none.
@@ -43,6 +47,16 @@ struct AuditSlot(Arc<OnceLock<Registry>>);
 impl std::fmt::Debug for AuditSlot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("AuditSlot")
+    }
+}
+
+/// The janitor's work, once there is one: a witness has none.
+#[derive(Clone, Default)]
+struct JanitorSlot(Arc<OnceLock<JanitorWork>>);
+
+impl std::fmt::Debug for JanitorSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JanitorSlot")
     }
 }
 
@@ -59,8 +73,14 @@ impl AdminServer {
         std::fs::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(temporary.path(), socket.path())?;
         let audit = AuditSlot::default();
-        let task = tokio::spawn(serve(listener, federation, people, audit.clone()));
-        Ok(Self { task, path: data.join("admin.sock"), audit })
+        let janitor = JanitorSlot::default();
+        let task = tokio::spawn(serve(listener, federation, people, audit.clone(), janitor.clone()));
+        Ok(Self { task, path: data.join("admin.sock"), audit, janitor })
+    }
+
+    /// Lets operators ask for this work from now on.
+    pub fn janitor_is(&self, janitor: JanitorWork) {
+        let _ = self.janitor.0.set(janitor);
     }
 
     /// Notes from now on in this registry's audit log what operators do.
@@ -78,15 +98,16 @@ impl Drop for AdminServer {
     }
 }
 
-async fn serve(listener: UnixListener, federation: Federation, people: People, audit: AuditSlot) {
+async fn serve(listener: UnixListener, federation: Federation, people: People, audit: AuditSlot, janitor: JanitorSlot) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (federation, people, audit) = (federation.clone(), people.clone(), audit.clone());
+                let (federation, people) = (federation.clone(), people.clone());
+                let (audit, janitor) = (audit.clone(), janitor.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = answer(stream, &federation, &people, &audit).await {
+                    if let Err(error) = answer(stream, &federation, &people, &audit, &janitor).await {
                         tracing::debug!(%error, "an operator's request failed");
                     }
                     drop(place);
@@ -100,7 +121,13 @@ async fn serve(listener: UnixListener, federation: Federation, people: People, a
     }
 }
 
-async fn answer(mut stream: UnixStream, federation: &Federation, people: &People, audit: &AuditSlot) -> io::Result<()> {
+async fn answer(
+    mut stream: UnixStream,
+    federation: &Federation,
+    people: &People,
+    audit: &AuditSlot,
+    janitor: &JanitorSlot,
+) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     // SAFETY: takes nothing and cannot fail.
     let own = unsafe { libc::geteuid() };
@@ -113,7 +140,7 @@ async fn answer(mut stream: UnixStream, federation: &Federation, people: &People
     let answer = match serde_json::from_str::<Request>(&line) {
         Ok(request) => {
             let change = super::audit::change_of(&request, peer);
-            let answer = match timeout(WORK_TIMEOUT, carry_out(federation, people, request)).await {
+            let answer = match timeout(WORK_TIMEOUT, carry_out(federation, people, janitor.0.get(), request)).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(reason)) => Answer::Refused { reason },
                 Err(_) => Answer::Refused { reason: format!("not done within {WORK_TIMEOUT:?}") },
@@ -130,7 +157,13 @@ async fn answer(mut stream: UnixStream, federation: &Federation, people: &People
     timeout(REQUEST_TIMEOUT, write.write_all(&line)).await?
 }
 
-async fn carry_out(federation: &Federation, people: &People, request: Request) -> Result<Answer, String> {
+async fn carry_out(
+    federation: &Federation,
+    people: &People,
+    janitor: Option<&JanitorWork>,
+    request: Request,
+) -> Result<Answer, String> {
+    let janitor = || janitor.ok_or_else(|| "this node has no janitor".to_owned());
     match request {
         Request::Invite { region, role, lifetime_s } => {
             let lifetime = Duration::from_secs(lifetime_s);
@@ -170,6 +203,28 @@ async fn carry_out(federation: &Federation, people: &People, request: Request) -
         Request::People { people: request } => {
             let people = people.carry_out(request).await.map_err(in_words)?;
             Ok(Answer::People { people })
+        }
+        Request::JanitorStatus => Ok(Answer::JanitorStatus { status: janitor()?.status().await.map_err(in_words)? }),
+        Request::JanitorRun { task, account, dry_run } => {
+            let task = Task::parse(&task).ok_or_else(|| {
+                let known: Vec<&str> = Task::ALL.iter().map(|task| task.as_str()).collect();
+                format!("there is no task {task:?}: the tasks are {}", known.join(", "))
+            })?;
+            let janitor = janitor()?.clone();
+            // It goes on when it takes longer than anybody waits.
+            let run = tokio::spawn(async move { janitor.run(task, account.as_ref(), dry_run).await });
+            match timeout(RUN_TIMEOUT, run).await {
+                Ok(Ok(report)) => Ok(Answer::JanitorRun { report: Some(report.map_err(in_words)?) }),
+                Ok(Err(_)) => Err("the task ended unexpectedly".to_owned()),
+                Err(_) => Ok(Answer::JanitorRun { report: None }),
+            }
+        }
+        Request::Scrub { account } => {
+            janitor()?.start_scrub(&account).await.map_err(in_words)?;
+            Ok(Answer::Done)
+        }
+        Request::ScrubProgress { account } => {
+            Ok(Answer::ScrubProgress { progress: janitor()?.scrub_progress(&account) })
         }
         Request::SetVoters { nodes } => {
             let nodes: Result<Vec<NodeId>, String> = nodes.iter().map(|node| find_member(federation, node)).collect();

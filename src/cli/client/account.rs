@@ -7,7 +7,7 @@ use super::super::federation::failure;
 use super::super::{Failure, say};
 use super::http::{Client, escape};
 use super::output::{count, field, print, print_fields, print_json};
-use super::{Target, policy::read_json};
+use super::{Target, managed, policy::read_json};
 
 /// Fields that the registry sets, and that it takes from nobody.
 const READ_ONLY: [&str; 2] = ["name", "state"];
@@ -55,6 +55,19 @@ enum Command {
     Delete {
         /// The account.
         name: String,
+        /// Do it without asking.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show what would have to be made or changed for accounts to be as a declarative file has them.
+    Plan {
+        /// The file, in JSON or TOML: `accounts` is a list of accounts, each with name, auth_tenant_id and other fields.
+        file: String,
+    },
+    /// Make and change accounts so that they are as a declarative file has them. Others are left alone.
+    Apply {
+        /// The file, as for plan.
+        file: String,
         /// Do it without asking.
         #[arg(long)]
         yes: bool,
@@ -143,6 +156,8 @@ impl Account {
                 client.delete(&path(&name)).await?;
                 say(&format!("account {name} is being deleted\n"))
             }
+            Command::Plan { file } => managed::plan(client, json, &file).await,
+            Command::Apply { file, yes } => managed::apply(client, json, &file, yes).await,
             Command::Sublease { name } => {
                 let answer = client.post(&format!("{}/sublease", path(&name))).await?;
                 if json { print_json(&answer) } else { say(&format!("{}\n", field(&answer, "sublease_token"))) }
@@ -165,19 +180,25 @@ fn object(file: &str) -> Result<Map<String, Value>, Failure> {
 
 /// Asks whether something is to be deleted.
 pub(super) fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
+    ask(yes, "delete", what, "nothing was deleted")
+}
+
+/// Asks whether something is to be done.
+pub(super) fn ask(yes: bool, verb: &str, what: &str, otherwise: &str) -> Result<(), Failure> {
     use std::io::{IsTerminal as _, Write as _};
     if yes {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        return Err(failure(format!("this would delete {what}\n  add --yes to do it")));
+        return Err(failure(format!("this would {verb} {what}\n  add --yes to do it")));
     }
-    eprint!("Delete {what}? [y/N] ");
+    let (first, rest) = verb.split_at(1);
+    eprint!("{}{rest} {what}? [y/N] ", first.to_uppercase());
     std::io::stderr().flush()?;
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     match line.trim().eq_ignore_ascii_case("y") || line.trim().eq_ignore_ascii_case("yes") {
         true => Ok(()),
-        false => Err(failure("nothing was deleted".to_owned())),
+        false => Err(failure(otherwise.to_owned())),
     }
 }

@@ -6,6 +6,7 @@
 //! | `http` | requests, and refusals with what to do about them |
 //! | `credentials` | Docker's own file of logins, or the helper that it names |
 //! | `login`, `device` | `keppel login` and `logout`; the flow for people with a browser elsewhere |
+//! | `managed` | accounts as a declarative file asks for them: the difference, and making it so |
 //! | `account`, `content`, `quota`, `policy`, `peers` | the commands, by what they are about |
 //! | `output` | tables for people, JSON for programs |
 
@@ -15,6 +16,7 @@ mod credentials;
 mod device;
 mod http;
 mod login;
+mod managed;
 mod output;
 mod peers;
 mod policy;

@@ -2,14 +2,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::rbac::CompiledRbac;
+use super::retention::CompiledGcPolicy;
 use super::tags::CompiledTagPolicy;
-use super::{AccountSettings, ExternalSource, ManifestRule, PermissionSet, SettingsError, TagProtection};
+use super::{AccountSettings, ExternalSource, ManifestRule, PermissionSet, SettingsError, TagPolicy, TagProtection};
 
 /// The policies of one revision of an account's settings, ready for decisions.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CompiledPolicies {
     rbac: Vec<CompiledRbac>,
     tags: Vec<CompiledTagPolicy>,
+    gc: Vec<CompiledGcPolicy>,
+    tag_policies: Vec<TagPolicy>,
     rule: Option<ManifestRule>,
     external: Option<Arc<ExternalSource>>,
 }
@@ -32,6 +35,7 @@ impl CompiledPolicies {
     pub fn compile(settings: &AccountSettings) -> Result<Self, SettingsError> {
         let rbac = settings.rbac_policies.iter().enumerate();
         let tags = settings.tag_policies.iter().enumerate();
+        let gc = settings.gc_policies.iter().enumerate();
         let rule = match &settings.validation {
             Some(validation) => Some(
                 ManifestRule::compile(&validation.rule_for_manifest)
@@ -46,6 +50,10 @@ impl CompiledPolicies {
             tags: tags
                 .map(|(at, policy)| CompiledTagPolicy::new(policy, at, &format!("account.tag_policies[{at}]")))
                 .collect::<Result<_, _>>()?,
+            gc: gc
+                .map(|(at, policy)| CompiledGcPolicy::new(policy, at, &format!("account.gc_policies[{at}]")))
+                .collect::<Result<_, _>>()?,
+            tag_policies: settings.tag_policies.clone(),
             rule,
             external: ExternalSource::of(settings).map(Arc::new),
         })
@@ -81,6 +89,21 @@ impl CompiledPolicies {
         })
     }
 
+    /// The first policy that keeps one of these tags from being deleted, with its place.
+    pub(super) fn deletion_guard(&self, repository: &str, tags: &[String]) -> Option<(usize, &TagPolicy)> {
+        let guards = |policy: &CompiledTagPolicy, tag: &String| policy.applies(repository, tag);
+        let at = self
+            .tags
+            .iter()
+            .position(|policy| policy.protection.delete.is_some() && tags.iter().any(|tag| guards(policy, tag)))?;
+        Some((at, self.tag_policies.get(at)?))
+    }
+
+    /// The retention policies.
+    pub(super) fn gc(&self) -> &[CompiledGcPolicy] {
+        &self.gc
+    }
+
     /// The rule that manifests must meet, if there is one.
     pub fn manifest_rule(&self) -> Option<&ManifestRule> {
         self.rule.as_ref()
@@ -100,7 +123,8 @@ impl CompiledPolicies {
     pub fn weight(&self) -> u64 {
         let rbac: u64 = self.rbac.iter().map(CompiledRbac::weight).sum();
         let tags: u64 = self.tags.iter().map(CompiledTagPolicy::weight).sum();
-        1 + rbac + tags + if self.rule.is_some() { 64 } else { 0 }
+        let gc: u64 = self.gc.iter().map(CompiledGcPolicy::weight).sum();
+        1 + rbac + tags + gc + if self.rule.is_some() { 64 } else { 0 }
     }
 }
 

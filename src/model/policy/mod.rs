@@ -4,7 +4,7 @@
 //! the field at fault, and compiled into [`CompiledPolicies`] when it is used. Compilation and every decision take
 //! bounded time: patterns run in linear time, expressions have bounded size and nesting.
 //!
-//! Deliberately absent: who the caller is and which roles they have (auth), when images are removed (janitor).
+//! Deliberately absent: who the caller is and which roles they have (auth), when it is looked for images to remove (janitor).
 
 mod compiled;
 mod document;
@@ -12,10 +12,12 @@ mod duration;
 mod error;
 mod external;
 mod lifecycle;
+mod managed;
 mod null;
 mod pattern;
 mod rbac;
 mod replication;
+mod retention;
 mod scan;
 mod secret;
 mod settings;
@@ -29,9 +31,11 @@ pub use duration::{DurationUnit, PolicyDuration};
 pub use error::SettingsError;
 pub use external::ExternalSource;
 pub use lifecycle::{GcAction, GcPolicy, TimeConstraint, TimestampField};
+pub use managed::{ManagedAccount, read_managed_accounts};
 pub use pattern::{PATTERN_BYTES_MAX, Pattern, PatternError};
 pub use rbac::{Permission, PermissionSet, RbacPolicy};
 pub use replication::{PlatformFilter, Replication, Upstream};
+pub use retention::{GcStatus, ImageFacts, RECENT_UPLOAD_SECONDS, Reason, Retention, Verdict};
 pub use scan::{ScanAction, ScanPolicy, ScanSeverity};
 pub use secret::Secret;
 pub use settings::{AccountSettings, POLICIES_MAX};

@@ -102,8 +102,8 @@ pub(super) enum Progress {
 /// One transfer.
 pub(in crate::registry) struct Flight {
     pub(super) source: Elsewhere,
-    pub(super) repository: RepositoryName,
-    pub(super) digest: Digest,
+    pub(in crate::registry) repository: RepositoryName,
+    pub(in crate::registry) digest: Digest,
     head: OnceCell<RemoteBlob>,
     started: AtomicBool,
     pub(super) progress: watch::Sender<Progress>,

@@ -82,6 +82,26 @@ impl Registry {
             Err(RegistryError::ManifestBlobsUnknown { digests }) => digests,
             checked => checked.map(|()| Vec::new())?,
         };
+        if !missing.is_empty() {
+            self.fetch_missing(from, repository, missing).await?;
+        }
+        match self.put_manifest(repository, target.clone(), media_type, bytes.clone()).await {
+            // The client was told there that all is there; a sweep here may have been quicker.
+            Err(RegistryError::ManifestBlobsUnknown { digests }) => {
+                self.fetch_missing(from, repository, digests).await?;
+                self.put_manifest(repository, target, media_type, bytes).await
+            }
+            put => put,
+        }
+    }
+
+    /// Fetches blobs from the node that a client pushed them to. What is not there either stays missing.
+    async fn fetch_missing(
+        &self,
+        from: NodeId,
+        repository: &RepositoryName,
+        missing: Vec<Digest>,
+    ) -> Result<(), RegistryError> {
         if let Some(upstream) = self.inner.upstream.get() {
             // The pushing node is asked like a primary: it is the one that has what was pushed there.
             let source = Primary { node: from, region: from.short().to_string() };
@@ -92,7 +112,7 @@ impl Registry {
                 .try_collect::<()>()
                 .await?;
         }
-        self.put_manifest(repository, target, media_type, bytes).await
+        Ok(())
     }
 
     /// Whether all that a manifest refers to is here.
@@ -139,6 +159,14 @@ impl Inner {
         let upstream = self.upstream.get()?;
         let primary = upstream.primary(account)?;
         Some(Elsewhere { primary, upstream: upstream.clone() })
+    }
+
+    /// Where a blob of an account may be had besides here, the likeliest first.
+    pub(super) fn sources(&self, account: &AccountName) -> Vec<Elsewhere> {
+        let Some(upstream) = self.upstream.get() else { return Vec::new() };
+        let others = upstream.others(account).into_iter();
+        let source = |primary| Elsewhere { primary, upstream: upstream.clone() };
+        upstream.primary(account).into_iter().chain(others).map(source).collect()
     }
 
     /// A manifest of an account of another region: by digest from here if it is here, by tag as the primary says.

@@ -54,6 +54,10 @@ impl Upstream for OtherRegion {
         Some(Primary { node: NodeId::from_public_key([1; 32]), region: "eu".into() })
     }
 
+    fn others(&self, _: &AccountName) -> Vec<Primary> {
+        Vec::new()
+    }
+
     async fn manifest(
         &self,
         _: &Primary,

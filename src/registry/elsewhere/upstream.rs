@@ -60,6 +60,9 @@ pub trait Upstream: Send + Sync + 'static {
     /// The primary of an account, when that is another node. A look-up in memory.
     fn primary(&self, account: &AccountName) -> Option<Primary>;
 
+    /// Nodes other than the primary that may hold content of an account, the likeliest first. A look-up in memory.
+    fn others(&self, account: &AccountName) -> Vec<Primary>;
+
     /// A manifest. Its bytes are left out when it is still `known`.
     async fn manifest(
         &self,

@@ -143,7 +143,7 @@ impl Registry {
     ) -> Result<Option<BlobInfo>, RegistryError> {
         let (account, wanted) = (repository.account(), *digest);
         let held = self.inner.metadata.read(move |reader| match reader.get_account(&account)? {
-            Some(account) => reader.get_account_blob(account, &wanted),
+            Some(account) => Ok(reader.get_account_blob(account, &wanted)?.filter(|blob| blob.is_sound)),
             None => Ok(None),
         });
         if held.await.map_err(RegistryError::Metadata)?.is_none() {
@@ -155,7 +155,8 @@ impl Registry {
         let (inner, name) = (self.inner.clone(), repository.clone());
         let mounted = self.inner.metadata.write(move |transaction| {
             let account = inner.account_for_push(transaction, &name.account())?;
-            let Some(blob) = transaction.get_account_blob(account, &wanted)? else { return Ok(false) };
+            let blob = transaction.get_account_blob(account, &wanted)?.filter(|blob| blob.is_sound);
+            let Some(blob) = blob else { return Ok(false) };
             let now = inner.clock.now();
             let id = transaction.ensure_repository(account, &name, now)?;
             transaction.ensure_mount(id, blob.id, now)?;

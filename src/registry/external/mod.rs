@@ -86,6 +86,11 @@ impl Registry {
         // A second one would not know what the first has learned.
         let _ = self.inner.external.client.set(client);
     }
+
+    /// Whether what this region holds of an account can be had again from elsewhere, and so need not be whole.
+    pub fn is_copy(&self, account: &AccountName) -> bool {
+        self.inner.is_copy(account)
+    }
 }
 
 impl Inner {

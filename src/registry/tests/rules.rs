@@ -17,6 +17,10 @@ impl AccountClaims for Ruled {
         Ok(())
     }
 
+    fn is_deleting(&self, _: &AccountName) -> bool {
+        false
+    }
+
     fn rules(&self, _: &AccountName) -> Option<AccountRules> {
         Some(self.0.lock().unwrap().clone())
     }
