@@ -263,7 +263,7 @@ sections! {
         account_deletion_interval: Duration = "1m", from "1s" to "1d";
         /// How long a blob stays that no manifest refers to. A client that uploaded it, or was told that it is there, must
         /// push its manifest within this time.
-        grace: Duration = "4h", from "1m" to "30d";
+        grace: Duration = "4h", from "1s" to "30d";
         /// How much a second all of these tasks together may read, so that pulls do not feel it.
         io_budget: ByteSize = "64MiB", from "64KiB" to "64GiB";
         /// How many of these tasks work at a time.

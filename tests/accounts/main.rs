@@ -8,6 +8,7 @@ mod account_fields;
 mod audit;
 mod contents;
 mod doors;
+mod janitor;
 mod logins;
 mod people;
 mod regions;

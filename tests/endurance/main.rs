@@ -5,4 +5,5 @@ mod harness;
 
 mod crash;
 mod full_disk;
+mod janitor_kills;
 mod vanishing_clients;

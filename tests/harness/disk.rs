@@ -48,6 +48,15 @@ pub fn mismatch(data: &Path) -> Mismatch {
     result
 }
 
+/// How many blobs have rows.
+pub fn blob_rows(data: &Path) -> usize {
+    let database = Connection::open_with_flags(data.join("metadata.db"), OpenFlags::SQLITE_OPEN_READ_WRITE)
+        .expect("the metadata can be opened");
+    database.busy_timeout(Duration::from_secs(10)).expect("a timeout can be set");
+    let count = database.query_row("SELECT count(*) FROM blobs", [], |row| row.get::<_, i64>(0));
+    usize::try_from(count.expect("the table is there")).expect("no count is negative")
+}
+
 /// Waits until the sweep has taken every unreferenced file; fails when a blob has a row and no bytes.
 pub fn wait_until_swept(data: &Path) {
     let deadline = Instant::now() + Duration::from_secs(30);

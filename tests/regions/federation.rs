@@ -45,6 +45,17 @@ impl Region {
         String::from_utf8(output.stdout).expect("text").trim().to_owned()
     }
 
+    /// What another command of the operator says about this region, which must succeed.
+    pub fn operate(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keppel"));
+        command.args(arguments).arg("--data").arg(self.server.data()).stdin(Stdio::null());
+        let output = command.output().expect("it runs");
+        let words = String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8(output.stdout).expect("text");
+        assert!(output.status.success(), "{arguments:?}: {words}\n{said}");
+        said
+    }
+
     /// Starts it again on its data; connections of before are not tried again.
     pub fn restart(&mut self) {
         self.server.restart();

@@ -5,6 +5,7 @@ mod harness;
 
 mod faults;
 mod federation;
+mod healing;
 mod mirrors;
 mod pulls;
 mod pushes;

@@ -67,7 +67,11 @@ impl Flights {
         let flight = {
             let key = (repository.clone(), *digest);
             let mut known = self.lock();
-            match known.get(&key).and_then(Weak::upgrade).filter(|flight| !flight.has_failed()) {
+            // One that still asks another node is of no use: that node may not have the blob.
+            let is_usable = |flight: &Arc<Flight>| {
+                !flight.has_failed() && (flight.head.initialized() || flight.source.primary.node == source.primary.node)
+            };
+            match known.get(&key).and_then(Weak::upgrade).filter(is_usable) {
                 Some(flight) => flight,
                 None => {
                     known.retain(|_, flight| flight.strong_count() > 0);
