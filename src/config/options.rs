@@ -69,6 +69,7 @@ impl Config {
             manifest_cache_bytes: settings.manifest_cache.0,
             page_size_max: settings.page_size_max,
             pull_times_interval: settings.pull_times_interval,
+            pulled_blobs_max_bytes: settings.pulled_blobs_max.map(|size| size.0),
             external_tag_freshness: self.external.tag_freshness,
             external_absence_freshness: self.external.absence_freshness,
         }

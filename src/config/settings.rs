@@ -220,6 +220,9 @@ sections! {
         manifest_cache: ByteSize = "32MiB", from "0B" to "64GiB";
         /// The longest page of a list.
         page_size_max: usize = 1000, from 1 to 100000;
+        /// Room for blobs of other regions' accounts, and of accounts that mirror a registry outside, that came here because
+        /// they were pulled: the least recently used go first. Replicas keep theirs. Default: no limit.
+        pulled_blobs_max: Option<ByteSize> = "", from "1MiB" to "1024TiB", example "100GiB";
         /// How often the times of pulls are written.
         pull_times_interval: Duration = "10s", from "1s" to "1h";
     }

@@ -18,6 +18,7 @@
 //! | `audit_expire` | 1 h | removes those that are past their time |
 //! | [`idle_uploads`] | 1 min | closes the files of sessions that wait for their client |
 //! | [`pull_times`] | 10 s | writes the pull times gathered in memory |
+//! | [`pulled_blobs`] | 1 min | evicts what merely passed through, when there is too much of it |
 //!
 //! What is looked at one by one has its due time in the database, spread by chance, and is taken with a lease that ends by
 //! itself. A bounded number of tasks works at a time, and all of them together read no more a second than the I/O budget.
@@ -35,6 +36,7 @@ pub mod managed_accounts;
 pub mod manifest_validation;
 pub mod mount_sweep;
 pub mod pull_times;
+pub mod pulled_blobs;
 mod report;
 mod scrub;
 pub mod storage_sweep;
@@ -59,6 +61,8 @@ pub use work::{JanitorError, JanitorWork};
 
 /// How long events of the audit log wait in memory.
 const AUDIT_WRITE_INTERVAL: Duration = Duration::from_millis(200);
+/// Between two looks at how much merely passed through.
+const PULLED_BLOBS_INTERVAL: Duration = Duration::from_secs(60);
 const AUDIT_EXPIRE_INTERVAL: Duration = Duration::from_secs(3600);
 /// How often it is looked for what is due: as often as this part of the rhythm, within bounds.
 const LOOKS_PER_INTERVAL: u32 = 20;
@@ -148,6 +152,7 @@ impl Janitor {
         let pull_times_interval = registry.options().pull_times_interval;
         janitor.recur("idle_uploads", options.idle_uploads_interval, &registry, idle_uploads::run);
         janitor.recur("pull_times", pull_times_interval, &registry, pull_times::run);
+        janitor.recur("pulled_blobs", PULLED_BLOBS_INTERVAL, &registry, pulled_blobs::run);
         janitor.recur("audit_write", AUDIT_WRITE_INTERVAL, &registry, audit_write::run);
         let retention_seconds = i64::try_from(options.audit_retention.as_secs()).unwrap_or(i64::MAX / 4000);
         let expire = move |registry: Registry| async move { registry.expire_audit(retention_seconds).await };

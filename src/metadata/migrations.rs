@@ -8,6 +8,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_usage.sql"),
     include_str!("migrations/0003_audit.sql"),
     include_str!("migrations/0005_care.sql"),
+    include_str!("migrations/0006_pulled_blobs.sql"),
 ];
 
 /// Brings a database to the latest schema, each step in a transaction of its own.

@@ -195,6 +195,7 @@ async fn every_query_per_request_uses_an_index() {
         include_str!("care.rs"),
         include_str!("listing.rs"),
         include_str!("manifests.rs"),
+        include_str!("pulled.rs"),
         include_str!("pulls.rs"),
         include_str!("referrers.rs"),
         include_str!("sweeps.rs"),

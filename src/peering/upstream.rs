@@ -160,6 +160,11 @@ impl Upstream for FederationUpstream {
         others.into_iter().map(other).collect()
     }
 
+    fn keeps_content(&self, account: &AccountName) -> bool {
+        let claimed = self.federation.state().account(account);
+        claimed.is_some_and(|claimed| claimed.replicas.contains_key(&self.federation.node()))
+    }
+
     async fn manifest(
         &self,
         from: &Primary,

@@ -189,6 +189,7 @@ impl Registry {
         digest: &Digest,
     ) -> Result<BlobInfo, RegistryError> {
         let row = self.inner.blob_here(repository, digest).await?;
+        self.inner.note_use(row.id);
         Ok(BlobInfo::here(repository, digest, row))
     }
 
@@ -206,6 +207,7 @@ impl Registry {
         let known = self.inner.metadata.read(move |reader| reader.get_promised_blob(name.as_str(), &digest)).await?;
         let unknown = || RegistryError::BlobUnknown { digest };
         let (row, mark) = known.filter(|(row, _)| row.is_sound).ok_or_else(unknown)?;
+        self.inner.note_use(row.id);
         if mark.is_none() {
             // Whoever marks it from now on lets the whole grace period pass.
             return Ok(BlobInfo::here(repository, &digest, row));
@@ -255,10 +257,23 @@ impl Registry {
         match self.inner.storage.open_blob(account, key, range).await {
             Ok(reader) => Ok(BlobStream::Here(reader)),
             Err(error @ (StorageError::BlobMissing(_) | StorageError::BlobShort { .. })) => {
-                match self.inner.blob_here(&blob.repository, &blob.digest).await? {
+                match self.inner.blob_here(&blob.repository, &blob.digest).await {
                     // The row is there, so the bytes should be.
-                    same if same.storage_key == *key => self.open_lost_blob(blob, same, wanted, error).await,
-                    _ => Err(RegistryError::BlobUnknown { digest: blob.digest }),
+                    Ok(same) if same.storage_key == *key => self.open_lost_blob(blob, same, wanted, error).await,
+                    Ok(_) => Err(RegistryError::BlobUnknown { digest: blob.digest }),
+                    // It was evicted a moment ago.
+                    Err(RegistryError::BlobUnknown { .. }) if self.inner.is_copy(account) => {
+                        let again = self.load_blob(&blob.repository, &blob.digest, true).await?;
+                        match again.place {
+                            Place::Here { .. } | Place::There => {
+                                Err(RegistryError::BlobUnknown { digest: blob.digest })
+                            }
+                            Place::OnTheWay(_) | Place::OnTheWayFromOutside(_) => {
+                                Box::pin(self.open_blob(&again, wanted)).await
+                            }
+                        }
+                    }
+                    Err(error) => Err(error),
                 }
             }
             Err(error) => Err(error.into()),

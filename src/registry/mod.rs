@@ -26,6 +26,7 @@ mod listing;
 mod manifest_cache;
 mod manifest_push;
 mod pull_times;
+mod pulled;
 mod pulls;
 mod quotas;
 mod referrers;
@@ -70,6 +71,7 @@ use external::External;
 use in_progress::InProgress;
 use manifest_cache::ManifestCache;
 use pull_times::PullTimes;
+use pulled::PulledUses;
 use tokio::sync::Semaphore;
 use upload_sessions::UploadSessions;
 
@@ -99,6 +101,8 @@ pub struct RegistryOptions {
     pub page_size_max: usize,
     /// How often pull times are written.
     pub pull_times_interval: Duration,
+    /// Room for blobs that came here because they were pulled and can be had again; `None`: without end.
+    pub pulled_blobs_max_bytes: Option<u64>,
     /// How long a tag of a registry outside holds before that is asked again.
     pub external_tag_freshness: Duration,
     /// How long something that a registry outside does not have is not looked for again.
@@ -119,6 +123,7 @@ impl Default for RegistryOptions {
             manifest_cache_bytes: 32 << 20,
             page_size_max: 1000,
             pull_times_interval: Duration::from_secs(10),
+            pulled_blobs_max_bytes: None,
             external_tag_freshness: Duration::from_secs(60),
             external_absence_freshness: Duration::from_secs(10),
         }
@@ -142,6 +147,7 @@ struct Inner {
     external: External,
     cache: ManifestCache,
     pull_times: PullTimes,
+    pulled_uses: PulledUses,
     audit: AuditLog,
     sessions: UploadSessions,
     in_progress: InProgress,
@@ -163,6 +169,7 @@ impl Registry {
         let inner = Inner {
             cache: ManifestCache::new(options.manifest_cache_bytes),
             pull_times: PullTimes::default(),
+            pulled_uses: PulledUses::default(),
             audit: AuditLog::default(),
             sessions: UploadSessions::new(options.uploads_max),
             in_progress: InProgress::default(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use keppel_federation::vocabulary::{Digest, RepositoryName, UploadId};
+use keppel_federation::vocabulary::{Digest, RepositoryName, StorageKey, UploadId};
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::time::Instant;
 
@@ -264,7 +264,11 @@ impl Flight {
             part
         });
         match upload.append(parts, size_bytes).await {
-            Ok(_) => inner.store(upload, &self.repository, self.digest, None).await,
+            Ok(_) => {
+                inner.store(upload, &self.repository, self.digest, None).await?;
+                inner.note_pulled(&self.repository, &self.digest, &StorageKey::from(&row.id)).await;
+                Ok(())
+            }
             Err(error) => {
                 if let Err(left) = upload.discard().await {
                     tracing::warn!(error = &left as &dyn std::error::Error, "a broken transfer could not be removed");

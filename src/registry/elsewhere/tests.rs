@@ -37,8 +37,16 @@ struct OtherRegion {
 }
 
 impl OtherRegion {
-    async fn read(&self, repository: &RepositoryName, range: Range<u64>) -> Bytes {
-        let blob = self.registry.load_local_blob(repository, &self.blob).await.unwrap();
+    /// What it takes for the blob of a digest.
+    fn taken_for(&self, digest: &Digest) -> Digest {
+        match self.fault {
+            Fault::AnotherBlob => self.blob,
+            _ => *digest,
+        }
+    }
+
+    async fn read(&self, repository: &RepositoryName, digest: &Digest, range: Range<u64>) -> Bytes {
+        let blob = self.registry.load_local_blob(repository, &self.taken_for(digest)).await.unwrap();
         let stream = self.registry.open_blob(&blob, range).await.unwrap();
         stream.try_collect::<Vec<_>>().await.unwrap().concat().into()
     }
@@ -77,12 +85,12 @@ impl Upstream for OtherRegion {
         &self,
         _: &Primary,
         repository: &RepositoryName,
-        _: &Digest,
+        digest: &Digest,
         beginning_bytes: u64,
     ) -> Result<RemoteBlob, RegistryError> {
-        let blob = self.registry.load_local_blob(repository, &self.blob).await?;
+        let blob = self.registry.load_local_blob(repository, &self.taken_for(digest)).await?;
         let (outboard, root) = self.registry.load_outboard(&blob).await?;
-        let beginning = self.read(repository, 0..beginning_bytes.min(blob.size_bytes)).await;
+        let beginning = self.read(repository, digest, 0..beginning_bytes.min(blob.size_bytes)).await;
         Ok(RemoteBlob { verifier: Verifier::new(&outboard, root).unwrap(), beginning })
     }
 
@@ -90,11 +98,11 @@ impl Upstream for OtherRegion {
         &self,
         _: &Primary,
         repository: &RepositoryName,
-        _: &Digest,
+        digest: &Digest,
         range: Range<u64>,
     ) -> Result<Bytes, RegistryError> {
         let asked = self.asked.fetch_add(1, Ordering::SeqCst);
-        let right = self.read(repository, range.clone()).await;
+        let right = self.read(repository, digest, range.clone()).await;
         let mut wrong = right.to_vec();
         wrong[right.len() / 2] ^= 1;
         match self.fault {
@@ -244,4 +252,69 @@ async fn a_manifest_that_is_not_what_its_digest_says_is_refused() {
         let refused = registry.load_manifest(&app(), &reference).await.unwrap_err();
         assert!(matches!(refused, RegistryError::PrimaryUnreachable { .. }), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn what_merely_passed_through_goes_when_there_is_no_room_for_it_and_comes_again() {
+    let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let other = open(&there);
+    let clock = Arc::new(ManualClock::new(1_000_000));
+    let metadata = Metadata::open(&here.path().join("metadata.db"), &MetadataOptions::default()).unwrap();
+    let storage = Storage::filesystem(FilesystemOptions::new(here.path().join("storage"))).unwrap();
+    let room = 3 * PART as u64;
+    let options = RegistryOptions { pulled_blobs_max_bytes: Some(room), ..RegistryOptions::default() };
+    let registry = Registry::new(options, metadata, storage, clock.clone(), Arc::new(LocalClaims));
+    let content = |byte: u8| Bytes::from(vec![byte; PART + usize::from(byte)]);
+    let push = async |registry: &Registry, byte: u8| {
+        let digest = digest_of_bytes(&content(byte));
+        let body = stream::iter([Ok::<_, crate::registry::BodyError>(content(byte))]);
+        registry.put_blob(&app(), &digest, None, body).await.unwrap();
+        digest
+    };
+    let mut blobs = Vec::new();
+    for byte in 1..=4 {
+        blobs.push(push(&other, byte).await);
+    }
+    let fault = Fault::None;
+    registry.connect(Arc::new(OtherRegion { registry: other, fault, asked: AtomicUsize::new(0), blob: blobs[0] }));
+    registry.ensure_accounts(vec![app().account()]).await.unwrap();
+    let pull = async |byte: u8| {
+        let digest = digest_of_bytes(&content(byte));
+        let blob = registry.load_blob(&app(), &digest, true).await.unwrap();
+        let stream = registry.open_blob(&blob, 0..blob.size_bytes).await.unwrap();
+        assert!(stream.try_collect::<Vec<_>>().await.unwrap().concat() == content(byte));
+    };
+    let is_here = async |byte: u8| {
+        let digest = digest_of_bytes(&content(byte));
+        let name = app();
+        let row = registry.metadata().read(move |reader| reader.get_blob_by_name(name.as_str(), &digest));
+        row.await.unwrap().is_some()
+    };
+    // Pushed here, for an account of another region: not even after it was pulled is it ours to lose.
+    push(&registry, 9).await;
+    for byte in 1..=4 {
+        pull(byte).await;
+        clock.advance(1);
+    }
+    push(&registry, 1).await;
+    assert_eq!(registry.evict_pulled().await.unwrap(), 0, "all of it was used a moment ago");
+    clock.advance(601);
+    pull(2).await;
+    let reading = registry.load_blob(&app(), &blobs[2], true).await.unwrap();
+    let reading = registry.open_blob(&reading, 0..PART as u64).await.unwrap();
+    clock.advance(601);
+    pull(2).await;
+    pull(1).await;
+    // 2, 3 and 4 are too much together. 3 was used after 4, and 2 just now.
+    assert_eq!(registry.evict_pulled().await.unwrap(), PART as u64 + 4);
+    let left = [is_here(1).await, is_here(2).await, is_here(3).await, is_here(4).await, is_here(9).await];
+    assert_eq!(left, [true, true, true, false, true]);
+    assert_eq!(registry.evict_pulled().await.unwrap(), 0);
+    pull(4).await;
+    clock.advance(601);
+    pull(2).await;
+    assert_eq!(registry.evict_pulled().await.unwrap(), PART as u64 + 3);
+    assert!(reading.try_collect::<Vec<_>>().await.unwrap().concat() == content(3)[..PART], "a reader goes on");
+    pull(3).await;
+    assert!(is_here(3).await && is_here(1).await && is_here(9).await);
 }

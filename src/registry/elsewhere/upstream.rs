@@ -63,6 +63,12 @@ pub trait Upstream: Send + Sync + 'static {
     /// Nodes other than the primary that may hold content of an account, the likeliest first. A look-up in memory.
     fn others(&self, account: &AccountName) -> Vec<Primary>;
 
+    /// Whether what this node holds of another's account is to stay, since it holds a replica. A look-up in memory.
+    fn keeps_content(&self, account: &AccountName) -> bool {
+        let _ = account;
+        false
+    }
+
     /// A manifest. Its bytes are left out when it is still `known`.
     async fn manifest(
         &self,

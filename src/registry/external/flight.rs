@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _};
-use keppel_federation::vocabulary::{Digest, RepositoryName, UploadId};
+use keppel_federation::vocabulary::{Digest, RepositoryName, StorageKey, UploadId};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -251,7 +251,10 @@ impl ExternalFlight {
         let _ = self.reader.set(reader);
         match self.receive(&mut upload, blob).await {
             Ok(()) => match inner.store(upload, &self.repository, self.digest, None).await {
-                Ok(()) => Ok(size_bytes),
+                Ok(()) => {
+                    inner.note_pulled(&self.repository, &self.digest, &StorageKey::from(&row.id)).await;
+                    Ok(size_bytes)
+                }
                 Err(RegistryError::DigestMismatch { actual, .. }) => {
                     metrics::counter!("keppel_external_wrong_total").increment(1);
                     let reason = format!("its bytes for {} have the digest {actual}", self.digest);
