@@ -20,11 +20,27 @@ pub struct Docker {
 
 impl Docker {
     pub fn start() -> Docker {
-        require("docker");
+        Docker::start_as(Command::new("dockerd"), tempfile::tempdir().expect("a temporary directory can be made"))
+    }
+
+    /// A daemon that asks `mirror`, a host name and port, before Docker Hub. It alone finds that host, on this machine.
+    pub fn start_with_mirror(mirror: &str) -> Docker {
         let home = tempfile::tempdir().expect("a temporary directory can be made");
+        let name = mirror.split(':').next().expect("a split has a first part");
+        let hosts = home.path().join("hosts");
+        std::fs::write(&hosts, format!("127.0.0.1 localhost {name}\n")).expect("a file can be written");
+        // The file is put over the machine's own in a mount namespace that only the daemon is in.
+        let mut command = Command::new("unshare");
+        let script = "mount --bind \"$0\" /etc/hosts && exec dockerd \"$@\"";
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(&hosts);
+        command.arg(format!("--registry-mirror=http://{mirror}"));
+        Docker::start_as(command, home)
+    }
+
+    fn start_as(mut command: Command, home: TempDir) -> Docker {
+        require("docker");
         let path = |name: &str| home.path().join(name).display().to_string();
         let socket = format!("unix://{}", path("socket"));
-        let mut command = Command::new("dockerd");
         command.args([
             "--iptables=false",
             "--ip6tables=false",

@@ -21,7 +21,8 @@ const PASSWORD: &str = "correct-horse";
 /// A server with `ed` (editor), `vi` (viewer) and `stan` (nothing), and a robot; gives its secret too. Everybody may pull
 /// from `acme/public/…`.
 async fn start() -> (Server, String) {
-    let server = Server::start_with_options(&["--set", "auth.driver=local"]);
+    let options = ["--set", "auth.driver=local", "--set", "http.public_hosts=registry.test"];
+    let server = Server::start_with_options(&options);
     add_user(&server, "ada", &["--role", "acme=admin"]);
     add_user(&server, "ed", &["--role", "acme=editor"]);
     add_user(&server, "vi", &["--role", "acme=viewer"]);
@@ -149,4 +150,34 @@ async fn docker_and_podman_log_in_as_different_people() {
     podman.run(&[&["pull"], &options[..], &[&app]].concat()).text();
     podman.run(&[&["push"], &options[..], &["--format", "oci", &app, &app]].concat()).text();
     assert_refused(podman.run(&[&["push"], &options[..], &[&app, &public]].concat()));
+}
+
+/// The daemon has no credentials for a mirror, asks it for `library/…` in the account that the host name says, and goes on
+/// to Docker Hub, which nobody reaches from here, when the mirror refuses.
+#[tokio::test]
+async fn a_daemon_has_an_account_with_a_host_name_of_its_own_as_its_mirror() {
+    let (server, _) = start().await;
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let image = Image::small(412);
+    let mut layout = Layout::create(home.path());
+    layout.add_image("v1", &image);
+    layout.finish();
+    let source = format!("oci:{}:v1", home.path().display());
+    for repository in ["acme/library/shown", "acme/library/hidden"] {
+        let remote = format!("docker://{}", server.reference(&format!("{repository}:v1")));
+        let who = format!("--dest-creds=ed:{PASSWORD}");
+        run("skopeo", ["--insecure-policy", "copy", "--dest-tls-verify=false", &who, &source, &remote]).text();
+    }
+    let account = json!({"account": {"auth_tenant_id": "acme", "rbac_policies": [
+        {"match_repository": "library/shown", "permissions": ["anonymous_pull"]}]}});
+    let request = server.client().request(Method::PUT, "/keppel/v1/accounts/acme");
+    let put = request.basic_auth("ada", Some(PASSWORD)).body(account.to_string()).send().await.expect("an answer");
+    assert_eq!(put.status(), 200);
+
+    let port = server.address().split_once(':').expect("an address has a port").1.to_owned();
+    let docker = Docker::start_with_mirror(&format!("acme.registry.test:{port}"));
+    docker.run(&["pull", "shown:v1"]).text();
+    assert_eq!(docker.image_id("shown:v1"), image.config.digest());
+    docker.run(&["pull", "hidden:v1"]).failure();
+    docker.run(&["pull", "absent:v1"]).failure();
 }
