@@ -42,6 +42,7 @@ use crate::model::SystemClock;
 use crate::peering::accounts::FederationAccounts;
 use crate::peering::claims::FederationClaims;
 use crate::peering::content::RegistryContent;
+use crate::peering::follow::Follower;
 use crate::peering::upstream::FederationUpstream;
 use crate::registry::{Accounts, Registry};
 use crate::storage::Storage;
@@ -59,6 +60,7 @@ pub struct RunningNode {
     listens: Vec<ListenAddress>,
     serving: CancellationToken,
     janitor: Janitor,
+    follower: Follower,
     auth: AuthKeeper,
     registry: Registry,
     federation: Federation,
@@ -100,6 +102,9 @@ async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError
     let claims = Arc::new(FederationClaims::new(Arc::new(federation.clone()), auth.clone()));
     let registry = Registry::new(config.registry_options(), metadata, storage, Arc::new(SystemClock), claims);
     admin.audit_with(registry.clone());
+    registry.recall_leases().await?;
+    registry.recall_follows().await?;
+    registry.tend_leases().await?;
     registry.connect(Arc::new(FederationUpstream::new(federation.clone())));
     let external = ExternalClient::new(config.external_options()).map_err(StartError::External)?;
     registry.connect_external(external);
@@ -118,7 +123,8 @@ async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError
     let listens = listens(&config.http.listen, server.addresses());
     let janitor = Janitor::spawn(registry.clone(), Some(accounts), &config.janitor_options());
     admin.janitor_is(janitor.work().clone());
-    Ok(RunningNode { server, listens, serving, janitor, auth: keeper, registry, federation, admin, data })
+    let follower = Follower::spawn(federation.clone(), registry.clone(), config.federation.lease);
+    Ok(RunningNode { server, listens, serving, janitor, follower, auth: keeper, registry, federation, admin, data })
 }
 
 /// The addresses as configured, TCP ones with the ports in use.
@@ -166,6 +172,7 @@ impl RunningNode {
         self.auth.stop().await;
         drop(self.admin);
         self.janitor.stop().await;
+        self.follower.stop().await;
         self.federation.shutdown().await;
         if let Err(error) = self.registry.flush_audit().await {
             let error = &error as &dyn std::error::Error;

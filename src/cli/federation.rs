@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Failure;
-use super::federation_tables::{accounts_table, members_table, status_text};
+use super::federation_tables::{accounts_table, copies_table, members_table, status_text};
 use super::overrides::Overrides;
 use crate::app::admin::{AdminError, Answer, InvitedRole, Request, ask};
 use crate::app::{self, OfflineError};
@@ -220,13 +220,19 @@ fn members(config: &Config) -> Result<(), Failure> {
 }
 
 fn status(config: &Config, json: bool) -> Result<(), Failure> {
-    let status = match ask_node(config, &Request::Status)? {
-        Answer::Status { status } => status,
+    let (status, copies) = match ask_node(config, &Request::Status)? {
+        Answer::Status { status, copies } => (status, copies),
         other => return Err(unexpected(&other)),
     };
-    match json {
-        true => println!("{}", serde_json::to_string_pretty(&status).context("the status")?),
-        false => print!("{}", status_text(&status)),
+    if json {
+        let mut document = serde_json::to_value(&status).context("the status")?;
+        document["copies"] = serde_json::to_value(&copies).context("the copies")?;
+        println!("{}", serde_json::to_string_pretty(&document).context("the status")?);
+    } else {
+        print!("{}", status_text(&status));
+        if !copies.is_empty() {
+            print!("\n{}", copies_table(&copies));
+        }
     }
     Ok(())
 }

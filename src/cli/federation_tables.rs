@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::app::admin::{AccountInfo, FederationStatus, MemberInfo, MemberStatus};
+use crate::app::admin::{AccountInfo, CopyInfo, FederationStatus, MemberInfo, MemberStatus};
 
 /// Digits of a node id that a person needs to tell nodes apart.
 const SHORT: usize = 10;
@@ -29,6 +29,27 @@ pub(super) fn accounts_table(accounts: &[AccountInfo]) -> String {
         [account.name.to_string(), account.region.to_string(), node, account.epoch.to_string()]
     };
     table(["ACCOUNT", "PRIMARY", "NODE", "EPOCH"], accounts.iter().map(row))
+}
+
+/// The accounts of other regions that are followed, those that are furthest behind first.
+pub(super) fn copies_table(copies: &[CopyInfo]) -> String {
+    let mut copies: Vec<&CopyInfo> = copies.iter().collect();
+    copies.sort_by_key(|copy| (copy.fresh, std::cmp::Reverse(copy.behind_ms.unwrap_or(u64::MAX))));
+    let row = |copy: &CopyInfo| {
+        let behind = match copy.behind_ms {
+            None => "not known".to_owned(),
+            Some(behind_ms) => format!("{:.1} s", behind_ms as f64 / 1000.0),
+        };
+        [
+            copy.account.to_string(),
+            copy.region.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            copy.state.clone(),
+            copy.behind_events.map_or_else(|| "-".to_owned(), |events| events.to_string()),
+            behind,
+            if copy.fresh { "here" } else { "asks the primary" }.to_owned(),
+        ]
+    };
+    table(["COPY OF", "PRIMARY", "STATE", "EVENTS BEHIND", "BEHIND", "ANSWERS"], copies.into_iter().map(row))
 }
 
 /// The status, beginning with what matters most.
@@ -104,6 +125,23 @@ pub(super) fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_copies_furthest_behind_come_first() {
+        let copy = |name: &str, behind_ms, fresh| {
+            serde_json::json!({
+                "account": name, "region": "eu", "state": "following", "behind_events": 3, "behind_ms": behind_ms,
+                "fresh": fresh,
+            })
+        };
+        let copies =
+            serde_json::json!([copy("a", Some(0), true), copy("b", Some(1500), false), copy("c", None, false)]);
+        let text = copies_table(&serde_json::from_value::<Vec<CopyInfo>>(copies).expect("copies"));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], "c        eu       following  3              not known  asks the primary");
+        assert_eq!(lines[2], "b        eu       following  3              1.5 s      asks the primary");
+        assert_eq!(lines[3], "a        eu       following  3              0.0 s      here");
+    }
 
     #[test]
     fn the_status_says_first_whether_decisions_are_taken() {

@@ -341,6 +341,13 @@ sections! {
         election_timeout_max: Duration = "5s", from "200ms" to "2m";
         /// How long a decision, such as a claim, may take before it is answered with 503.
         command_timeout: Duration = "1500ms", from "200ms" to "1m";
+        /// How long another region may answer for this one's accounts without hearing from here, and so how long a push waits
+        /// for a region that has fallen silent. The same in all regions.
+        lease: Duration = "5s", from "500ms" to "1m";
+        /// Events kept per account for regions that were away. A region that was away for longer lists the account anew.
+        events_max: usize = 100000, from 1 to 1000000000;
+        /// How long events are kept.
+        events_age_max: Duration = "7d", from "1m" to "3650d";
         /// How long a voter is out of reach before another member gets its vote.
         voter_absence_max: Duration = "30s", from "1s" to "1d";
         /// A connection to another node over which nothing came for so long is dead.

@@ -16,6 +16,7 @@
 //! | [`audit_write`] | 200 ms | writes the events of the audit log gathered in memory |
 //! | [`audit_export`] | 1 s | sends them on to a file or a webhook |
 //! | `audit_expire` | 1 h | removes those that are past their time |
+//! | `events_trim` | 1 min | removes old events of the accounts' logs |
 //! | [`idle_uploads`] | 1 min | closes the files of sessions that wait for their client |
 //! | [`pull_times`] | 10 s | writes the pull times gathered in memory |
 //! | [`pulled_blobs`] | 1 min | evicts what merely passed through, when there is too much of it |
@@ -63,6 +64,8 @@ pub use work::{JanitorError, JanitorWork};
 const AUDIT_WRITE_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two looks at how much merely passed through.
 const PULLED_BLOBS_INTERVAL: Duration = Duration::from_secs(60);
+/// Between two looks for old events.
+const EVENTS_TRIM_INTERVAL: Duration = Duration::from_secs(60);
 const AUDIT_EXPIRE_INTERVAL: Duration = Duration::from_secs(3600);
 /// How often it is looked for what is due: as often as this part of the rhythm, within bounds.
 const LOOKS_PER_INTERVAL: u32 = 20;
@@ -153,6 +156,8 @@ impl Janitor {
         janitor.recur("idle_uploads", options.idle_uploads_interval, &registry, idle_uploads::run);
         janitor.recur("pull_times", pull_times_interval, &registry, pull_times::run);
         janitor.recur("pulled_blobs", PULLED_BLOBS_INTERVAL, &registry, pulled_blobs::run);
+        let trim = |registry: Registry| async move { registry.trim_events().await };
+        janitor.recur("events_trim", EVENTS_TRIM_INTERVAL, &registry, trim);
         janitor.recur("audit_write", AUDIT_WRITE_INTERVAL, &registry, audit_write::run);
         let retention_seconds = i64::try_from(options.audit_retention.as_secs()).unwrap_or(i64::MAX / 4000);
         let expire = move |registry: Registry| async move { registry.expire_audit(retention_seconds).await };

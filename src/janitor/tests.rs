@@ -52,6 +52,18 @@ impl AccountClaims for Ruled {
         let policies = Some(self.policies.lock().unwrap().clone());
         Some(AccountRules { tenant: TenantId::parse("payer").unwrap(), policies, quota: Quota::default() })
     }
+
+    fn is_primary(&self, _: &AccountName) -> bool {
+        true
+    }
+
+    fn majority_age(&self) -> Option<std::time::Duration> {
+        Some(std::time::Duration::ZERO)
+    }
+
+    async fn confirm_majority(&self) -> bool {
+        true
+    }
 }
 
 impl Ruled {

@@ -113,6 +113,12 @@ impl Reader<'_> {
         self.get_row(sql, params![blob.0, repository.0], |row| read_digest(row, 0))
     }
 
+    /// When a blob was mounted in a repository, in UNIX seconds.
+    pub fn get_mounted_at(&self, repository: RepositoryId, blob: BlobId) -> Result<Option<i64>, MetadataError> {
+        let sql = "SELECT mounted_at FROM mounts WHERE repository_id = ?1 AND blob_id = ?2";
+        self.get_row(sql, params![repository.0, blob.0], |row| Ok(row.get(0)?))
+    }
+
     pub(super) fn is_blob_needed(&self, blob: BlobId) -> Result<bool, MetadataError> {
         let sql = "SELECT 1 WHERE EXISTS (SELECT 1 FROM mounts WHERE blob_id = ?1) \
                    OR EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = ?1)";

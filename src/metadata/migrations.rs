@@ -7,6 +7,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_registry.sql"),
     include_str!("migrations/0002_usage.sql"),
     include_str!("migrations/0003_audit.sql"),
+    include_str!("migrations/0004_events.sql"),
     include_str!("migrations/0005_care.sql"),
     include_str!("migrations/0006_pulled_blobs.sql"),
 ];

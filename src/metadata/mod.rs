@@ -14,6 +14,8 @@ mod blobs;
 mod care;
 mod connection;
 mod error;
+mod events;
+mod follows;
 mod listing;
 mod manifests;
 mod migrations;
@@ -34,6 +36,8 @@ pub use audit::AuditRow;
 pub use blobs::{BlobId, BlobRow, NewBlob};
 pub use care::{AffectedImage, Care, CareItem, DueCount, OwnedBlob};
 pub use error::MetadataError;
+pub use events::{Cursor, Event, EventHead, EventKind, ManifestCopy, TagCopy};
+pub use follows::{FollowRow, FollowState};
 pub use listing::{ListedManifest, ListedRepository, ListedTag};
 pub use manifests::{ManifestId, ManifestRow, NewManifest};
 pub use pulled::PulledRow;
@@ -90,6 +94,7 @@ impl Metadata {
     pub fn open(path: &Path, options: &MetadataOptions) -> Result<Self, MetadataError> {
         let mut connection = connection::open_writer(path, options)?;
         migrations::migrate(&mut connection)?;
+        connection.execute_batch(writer::MOVED_HEADS)?;
         let readers = connection::Readers::open(path, options)?;
         let writer = writer::Writer::spawn(connection, options)?;
         Ok(Self { writer: Arc::new(writer), readers: Arc::new(readers) })
@@ -141,5 +146,11 @@ impl Metadata {
         F: FnOnce(&WriteTransaction<'_>) -> Result<T, E> + Send + 'static,
     {
         self.writer.enqueue(job).await
+    }
+
+    /// Has `observer` told of every account whose log of events has grown: on the writer's thread, once that is on disk
+    /// and before anybody is answered. It must be quick. Only the first observer is told.
+    pub fn observe_events(&self, observer: impl Fn(&[EventHead]) + Send + Sync + 'static) {
+        self.writer.observe(Box::new(observer));
     }
 }

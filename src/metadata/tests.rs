@@ -193,6 +193,8 @@ async fn every_query_per_request_uses_an_index() {
         include_str!("audit.rs"),
         include_str!("blobs.rs"),
         include_str!("care.rs"),
+        include_str!("events.rs"),
+        include_str!("follows.rs"),
         include_str!("listing.rs"),
         include_str!("manifests.rs"),
         include_str!("pulled.rs"),

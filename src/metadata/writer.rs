@@ -2,12 +2,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use keppel_federation::vocabulary::AccountName;
 use rusqlite::{Connection, Params};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{MetadataError, MetadataOptions, Reader};
+use super::{Cursor, EventHead, MetadataError, MetadataOptions, Reader};
+
+/// What the writer's connection keeps for itself: which logs of events have grown since it was last asked.
+pub(super) const MOVED_HEADS: &str = "
+    CREATE TEMP TABLE moved_heads (account_id INTEGER PRIMARY KEY);
+    CREATE TEMP TRIGGER head_moved AFTER UPDATE OF event_head ON main.accounts BEGIN
+        INSERT INTO moved_heads SELECT NEW.id WHERE NOT EXISTS (SELECT 1 FROM moved_heads WHERE account_id = NEW.id);
+    END;";
 
 /// A transaction under way: everything a [`Reader`] can ask, and the changes that each table family adds.
 pub struct WriteTransaction<'a> {
@@ -26,6 +35,21 @@ impl<'a> WriteTransaction<'a> {
     /// when nobody waits for the answer any more. It must be quick. A job that fails drops it.
     pub fn after_commit(&self, action: impl FnOnce() + Send + 'static) {
         self.after_commit.borrow_mut().push(Box::new(action));
+    }
+
+    /// The accounts whose logs have grown in this transaction, each with its end; they are told once.
+    fn take_moved_heads(&self) -> Result<Vec<EventHead>, MetadataError> {
+        let sql = "SELECT name, event_head, event_stamp FROM moved_heads JOIN accounts ON accounts.id = account_id";
+        let heads = self.rows(sql, [], |row| {
+            let account = AccountName::parse(row.get_ref(0)?.as_str().unwrap_or_default());
+            let account = account.map_err(|_| MetadataError::Corrupt { what: "account name" })?;
+            let cursor = Cursor { sequence: row.get::<_, i64>(1)? as u64, stamp: row.get(2)? };
+            Ok(EventHead { account, cursor })
+        })?;
+        if !heads.is_empty() {
+            self.execute("DELETE FROM moved_heads", [])?;
+        }
+        Ok(heads)
     }
 
     /// Runs a statement; gives the number of rows it changed.
@@ -53,20 +77,31 @@ type Reply = Box<dyn FnOnce(Result<(), &MetadataError>) + Send>;
 /// Runs one job, unless its transaction failed before its turn; says whether its changes stay, and how to answer.
 type Job = Box<dyn FnOnce(Result<&WriteTransaction<'_>, &MetadataError>) -> (bool, Reply) + Send>;
 
+/// Told of logs of events that have grown.
+pub(super) type Observer = Box<dyn Fn(&[EventHead]) + Send + Sync>;
+
 /// The one thread that writes.
 pub(super) struct Writer {
     queue: mpsc::Sender<Job>,
+    observer: Arc<OnceLock<Observer>>,
 }
 
 impl Writer {
     pub(super) fn spawn(connection: Connection, options: &MetadataOptions) -> Result<Self, MetadataError> {
         let (queue, jobs) = mpsc::channel(options.write_queue_max.max(1));
         let group_max = options.group_commit_max.max(1);
+        let observer = Arc::new(OnceLock::new());
+        let told = observer.clone();
         std::thread::Builder::new()
             .name("metadata-writer".into())
-            .spawn(move || write_until_closed(&connection, jobs, group_max))
+            .spawn(move || write_until_closed(&connection, jobs, group_max, &told))
             .map_err(|_| MetadataError::Closed)?;
-        Ok(Self { queue })
+        Ok(Self { queue, observer })
+    }
+
+    pub(super) fn observe(&self, observer: Observer) {
+        // Only one can be told; a second one would be a mistake of whoever puts the rooms together.
+        let _ = self.observer.set(observer);
     }
 
     /// Queues a job; the future that comes back waits for its answer.
@@ -111,7 +146,12 @@ fn not_committed(error: &MetadataError) -> MetadataError {
     }
 }
 
-fn write_until_closed(connection: &Connection, mut jobs: mpsc::Receiver<Job>, group_max: usize) {
+fn write_until_closed(
+    connection: &Connection,
+    mut jobs: mpsc::Receiver<Job>,
+    group_max: usize,
+    observer: &OnceLock<Observer>,
+) {
     let commit_seconds = metrics::histogram!("keppel_metadata_commit_seconds");
     let group_size = metrics::histogram!("keppel_metadata_group_commit_jobs");
     let waiting = metrics::gauge!("keppel_metadata_write_queue");
@@ -125,14 +165,14 @@ fn write_until_closed(connection: &Connection, mut jobs: mpsc::Receiver<Job>, gr
         }
         group_size.record(group.len() as f64);
         let started = Instant::now();
-        write_group(connection, &mut group);
+        write_group(connection, &mut group, observer);
         commit_seconds.record(started.elapsed().as_secs_f64());
         waiting.set(jobs.len() as f64);
     }
 }
 
 /// Runs the jobs of one group in one transaction and answers them.
-fn write_group(connection: &Connection, group: &mut VecDeque<Job>) {
+fn write_group(connection: &Connection, group: &mut VecDeque<Job>, observer: &OnceLock<Observer>) {
     let transaction = WriteTransaction::new(connection);
     let mut replies = Vec::with_capacity(group.len());
     let committed = (|| {
@@ -140,8 +180,9 @@ fn write_group(connection: &Connection, group: &mut VecDeque<Job>) {
         while let Some(job) = group.pop_front() {
             replies.push(run_isolated(&transaction, job)?);
         }
+        let heads = transaction.take_moved_heads()?;
         transaction.execute("COMMIT", [])?;
-        Ok(())
+        Ok(heads)
     })();
     let committed = committed.map_err(|error| if transaction.full.get() { MetadataError::Full } else { error });
     if let Err(error) = &committed {
@@ -151,11 +192,16 @@ fn write_group(connection: &Connection, group: &mut VecDeque<Job>) {
             tracing::error!("the failed metadata transaction could not be rolled back");
         }
     }
+    if let (Ok(heads), Some(observer)) = (&committed, observer.get())
+        && !heads.is_empty()
+    {
+        observer(heads);
+    }
     for action in transaction.after_commit.take() {
         action();
     }
     for reply in replies {
-        reply(committed.as_ref().copied());
+        reply(committed.as_ref().map(|_| ()));
     }
     if let Err(error) = &committed {
         // Their turn did not come.

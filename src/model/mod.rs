@@ -9,9 +9,11 @@ mod image_config;
 mod manifest;
 mod media_type;
 pub mod policy;
+mod uptime;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use descriptor::Descriptor;
 pub use image_config::ImageConfig;
 pub use manifest::{ManifestDescription, ManifestError};
 pub use media_type::ManifestKind;
+pub use uptime::uptime;

@@ -84,6 +84,7 @@ impl AccountBook for FederationAccounts {
     fn peers(&self) -> Vec<PeerEntry> {
         let others = self.federation.members().into_iter().filter(|member| member.node != self.federation.node());
         let peer = |member: keppel_federation::claims::Member| PeerEntry {
+            node: member.node,
             hostname: host_of(&member.api_url).to_owned(),
             region: member.region.to_string(),
             role: member.role.as_str().to_owned(),

@@ -1,9 +1,11 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use keppel_federation::Federation;
 use keppel_federation::claims::{Account, AccountState, ClaimsError, DocumentKind, Opaque, Outcome};
 use keppel_federation::vocabulary::{AccountName, NodeId, TenantId};
+use tokio::time::Instant;
 
 use crate::auth::Auth;
 use crate::registry::{AccountClaims, AccountRules, ClaimRefusal, Quota};
@@ -17,13 +19,19 @@ pub struct FederationClaims {
     federation: Arc<Federation>,
     auth: Auth,
     tenant: TenantId,
+    /// When the majority was asked last and did not answer.
+    unconfirmed: Mutex<Option<Instant>>,
 }
+
+/// How long the majority is waited for on behalf of a pull, and how long it is not asked again after that.
+const CONFIRM_TIMEOUT: Duration = Duration::from_millis(800);
+const CONFIRM_PAUSE: Duration = Duration::from_secs(1);
 
 impl FederationClaims {
     /// Claims through this federation; policies as the auth room has compiled them.
     pub fn new(federation: Arc<Federation>, auth: Auth) -> Self {
         let tenant = TenantId::parse(DEFAULT_TENANT).expect("the name of the default tenant is one");
-        Self { federation, auth, tenant }
+        Self { federation, auth, tenant, unconfirmed: Mutex::default() }
     }
 }
 
@@ -52,6 +60,27 @@ impl AccountClaims for FederationClaims {
         let quota = quota.and_then(|document| Quota::from_stored(document.body.as_bytes())).unwrap_or_default();
         let policies = self.auth.account(account).map(|(_, policies)| policies);
         Some(AccountRules { tenant, policies, quota })
+    }
+
+    fn is_primary(&self, account: &AccountName) -> bool {
+        let claimed = self.federation.state().account(account);
+        claimed.is_some_and(|claimed| claimed.owner == self.federation.node())
+    }
+
+    fn majority_age(&self) -> Option<Duration> {
+        self.federation.majority_contact_age()
+    }
+
+    async fn confirm_majority(&self) -> bool {
+        let unconfirmed = || self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked_lately = unconfirmed().is_some_and(|at| at.elapsed() < CONFIRM_PAUSE);
+        if asked_lately {
+            return false;
+        }
+        let confirmed = tokio::time::timeout(CONFIRM_TIMEOUT, self.federation.confirm_majority()).await;
+        let is_confirmed = matches!(confirmed, Ok(Ok(_)));
+        *unconfirmed() = (!is_confirmed).then(Instant::now);
+        is_confirmed
     }
 }
 

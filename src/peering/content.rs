@@ -52,6 +52,7 @@ impl RegistryContent {
                 let end = offset.saturating_add(size_bytes.min(PART_MAX_BYTES));
                 Ok(Answer::BlobPart(self.read(&repository, &digest, offset..end).await?))
             }
+            Question::Follow(request) => Ok(Answer::Followed(registry.follow(from, request).await?)),
             for_primary => self.answer_as_primary(from, for_primary).await,
         }
     }
@@ -76,8 +77,7 @@ impl RegistryContent {
     /// What only the primary may say or do. An asker that is behind the times must not be answered from a copy.
     async fn answer_as_primary(&self, from: NodeId, question: Question) -> Result<Answer, Refused> {
         let registry = &self.registry;
-        let repository = question.repository();
-        if registry.is_elsewhere(&repository.account()) {
+        if question.repository().is_some_and(|repository| registry.is_elsewhere(&repository.account())) {
             return Err(Refused(Refusal::NotPrimary));
         }
         match question {
@@ -134,7 +134,7 @@ impl RegistryContent {
                 registry.delete_blob(&repository, &digest).await?;
                 Ok(Answer::Deleted)
             }
-            Question::BlobSize { .. } | Question::Blob { .. } | Question::BlobPart { .. } => {
+            Question::BlobSize { .. } | Question::Blob { .. } | Question::BlobPart { .. } | Question::Follow(_) => {
                 Err(Refused(Refusal::Trouble))
             }
         }
@@ -142,8 +142,10 @@ impl RegistryContent {
 }
 
 impl Question {
-    fn repository(&self) -> &RepositoryName {
+    /// The repository that it is about.
+    fn repository(&self) -> Option<&RepositoryName> {
         match self {
+            Self::Follow(_) => None,
             Self::Manifest { repository, .. }
             | Self::BlobSize { repository, .. }
             | Self::Blob { repository, .. }
@@ -154,7 +156,7 @@ impl Question {
             | Self::PutManifest { repository, .. }
             | Self::DeleteManifest { repository, .. }
             | Self::DeleteTag { repository, .. }
-            | Self::DeleteBlob { repository, .. } => repository,
+            | Self::DeleteBlob { repository, .. } => Some(repository),
         }
     }
 }

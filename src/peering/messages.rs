@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::external::ExternalError;
+use crate::registry::{FollowAnswer, FollowRequest};
 
 const VERSION: u8 = 1;
 
@@ -43,6 +44,9 @@ pub(super) enum Question {
     DeleteTag { repository: RepositoryName, tag: Tag },
     /// Take a blob out of a repository.
     DeleteBlob { repository: RepositoryName, digest: Digest },
+    /// What is new in accounts that are followed. A node that is older than this question refuses it, and is asked for
+    /// each pull instead.
+    Follow(FollowRequest),
 }
 
 /// Under which name a manifest is pushed.
@@ -85,12 +89,15 @@ pub(super) enum Answer {
     Deleted,
     /// No.
     Refused(Refusal),
-    /// What the primary knew when it last reached the registry that the account mirrors.
+    /// Like `Manifest`, where it may have been replaced: by a primary that cannot reach the registry that the account
+    /// mirrors, or does not know whether it still is the primary.
     StaleManifest {
         digest: Digest,
         media_type: String,
         bytes: Vec<u8>,
     },
+    /// What is new.
+    Followed(FollowAnswer),
 }
 
 /// A referrer in a page.

@@ -7,14 +7,15 @@
 //! | [`records`] | users, robots, keys and accounts for the auth room |
 //! | [`upstream`] | asks other regions for what is not here, and hands them what was pushed here |
 //! | [`content`] | answers other regions from what is here |
+//! | [`follow`] | follows other regions' changes, and tends the leases of this one's |
 //! | `messages` | the questions and answers between nodes |
 //!
-//! Deliberately absent so far: following another region's changes as they happen, leases, and more than one source for
-//! a blob. A tag of another region is asked for there at each pull.
+//! Deliberately absent so far: more than one source for a blob.
 
 pub mod accounts;
 pub mod claims;
 pub mod content;
+pub mod follow;
 mod messages;
 pub mod records;
 pub mod upstream;

@@ -18,8 +18,11 @@ use crate::registry::{
 };
 use crate::storage::{Outboard, Verifier};
 
-/// How long a question about metadata may take, the connection being made included.
-const METADATA_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a question about metadata may take, the connection being made included, and a primary that waits for the
+/// lease of a silent region.
+const METADATA_DEADLINE: Duration = Duration::from_secs(7);
+/// The same for a deletion, which is asked once.
+const DELETION_DEADLINE: Duration = Duration::from_secs(20);
 /// The same for a node that the membership has given up: it is asked all the same, since it may be back already.
 const DOWN_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a part of a blob may take: a slow link is not a dead one.
@@ -49,6 +52,7 @@ impl FederationUpstream {
         question: &Question,
         deadline: Duration,
     ) -> Result<Answer, RegistryError> {
+        metrics::counter!("keppel_questions_total", "kind" => kind_of(question)).increment(1);
         let asked = self.federation.ask(whom.node, encode(question), deadline).await;
         let unreachable = |reason: String| RegistryError::PrimaryUnreachable {
             account: repository.account(),
@@ -77,8 +81,21 @@ impl FederationUpstream {
     }
 }
 
+/// The word for a question in metrics.
+fn kind_of(question: &Question) -> &'static str {
+    match question {
+        Question::Manifest { .. } => "manifest",
+        Question::BlobSize { .. } | Question::Blob { .. } => "blob",
+        Question::BlobPart { .. } => "blob_part",
+        Question::Tags { .. } | Question::Referrers { .. } => "list",
+        Question::Mount { .. } | Question::PutManifest { .. } => "push",
+        Question::DeleteManifest { .. } | Question::DeleteTag { .. } | Question::DeleteBlob { .. } => "delete",
+        Question::Follow(_) => "follow",
+    }
+}
+
 /// What is in the way, without the names of nodes, which say nothing to a client.
-fn reason_of(error: &TransportError) -> String {
+pub(super) fn reason_of(error: &TransportError) -> String {
     match error {
         TransportError::Timeout { after, .. } => format!("no answer within {after:?}"),
         TransportError::Refused { reason, .. } => reason.clone(),
@@ -247,7 +264,7 @@ impl Upstream for FederationUpstream {
         let (name, after) = (repository.clone(), after.map(str::to_owned));
         let question = Question::Tags { repository: name, after, limit: page_limit(limit) };
         match self.ask_briefly(from, repository, &question).await? {
-            Answer::Tags { items, more } => Ok(Page { items, more }),
+            Answer::Tags { items, more } => Ok(Page { items, more, is_stale: false }),
             _ => Err(confused(from, repository)),
         }
     }
@@ -278,7 +295,7 @@ impl Upstream for FederationUpstream {
             artifact_type: item.artifact_type,
             annotations: item.annotations.into_iter().collect(),
         });
-        Ok(Page { items: items.collect(), more })
+        Ok(Page { items: items.collect(), more, is_stale: false })
     }
 
     async fn mount(
@@ -330,7 +347,7 @@ impl Upstream for FederationUpstream {
             Deletion::Tag(tag) => Question::DeleteTag { repository: name, tag: tag.clone() },
             Deletion::Blob(digest) => Question::DeleteBlob { repository: name, digest: *digest },
         };
-        match self.ask_briefly(at, repository, &question).await? {
+        match self.ask(at, repository, &question, DELETION_DEADLINE).await? {
             Answer::Deleted => Ok(()),
             _ => Err(confused(at, repository)),
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use keppel_federation::vocabulary::{AccountName, TenantId};
+use keppel_federation::vocabulary::{AccountName, NodeId, TenantId};
 
 /// What all regions agree on about an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct AccountEntry {
 /// Another node, as clients are told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerEntry {
+    /// Its name.
+    pub node: NodeId,
     /// The host of its API, with the port where that is not the usual one.
     pub hostname: String,
     /// Where it runs.

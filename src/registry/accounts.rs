@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keppel_federation::vocabulary::{AccountName, TenantId};
 
-use super::{AccountBook, AccountDecision, AccountEntry, AccountError, PeerEntry, Registry};
+use super::{AccountBook, AccountDecision, AccountEntry, AccountError, CopyLag, PeerEntry, Registry};
 use crate::model::policy::{AccountSettings, Replication, ScanPolicy, SettingsError, Upstream};
 
 /// How long a sublease token is good.
@@ -69,9 +69,14 @@ impl Accounts {
         self.book.get(name).map(|entry| entry.tenant)
     }
 
-    /// The other nodes.
-    pub fn peers(&self) -> Vec<PeerEntry> {
-        self.book.peers()
+    /// The other nodes, with how far the copies of their accounts here are behind.
+    pub fn peers(&self) -> Vec<(PeerEntry, CopyLag)> {
+        let copies = self.registry.copy_status();
+        let with_lag = |peer: PeerEntry| {
+            let lag = CopyLag::of(peer.node, &copies);
+            (peer, lag)
+        };
+        self.book.peers().into_iter().map(with_lag).collect()
     }
 
     /// Makes an account, or changes its settings. Asked again with the same settings, the answer is the same. A name whose

@@ -153,6 +153,7 @@ impl Registry {
                 (size_bytes, Place::There)
             }
         };
+        self.inner.copies.want(&repository.account());
         Ok(BlobInfo { digest: *digest, size_bytes, repository: repository.clone(), place })
     }
 

@@ -1,5 +1,7 @@
 //! Whether this node may take pushes for an account.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use keppel_federation::vocabulary::AccountName;
 
@@ -41,6 +43,16 @@ pub trait AccountClaims: Send + Sync + 'static {
 
     /// What was decided about an account's content; `None`: nothing. From memory: it is asked inside transactions.
     fn rules(&self, account: &AccountName) -> Option<AccountRules>;
+
+    /// Whether this node is primary for the account, as far as it knows. From memory.
+    fn is_primary(&self, account: &AccountName) -> bool;
+
+    /// How long ago a majority of the federation was last known to stand behind what this node knows; `None`: not since
+    /// it started.
+    fn majority_age(&self) -> Option<Duration>;
+
+    /// Asks the majority now, and gives whether it stands behind what this node knows. Comes back soon.
+    async fn confirm_majority(&self) -> bool;
 }
 
 /// Claims without a federation: every name may be had for the asking.
@@ -62,5 +74,17 @@ impl AccountClaims for LocalClaims {
 
     fn rules(&self, _: &AccountName) -> Option<AccountRules> {
         None
+    }
+
+    fn is_primary(&self, _: &AccountName) -> bool {
+        true
+    }
+
+    fn majority_age(&self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+
+    async fn confirm_majority(&self) -> bool {
+        true
     }
 }

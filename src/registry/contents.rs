@@ -94,7 +94,7 @@ impl Registry {
                     Ok::<_, RegistryError>(ManifestEntry { manifest, tags })
                 };
                 let items = found.items.into_iter().map(with_tags).collect::<Result<_, _>>()?;
-                Ok(Page { items, more: found.more })
+                Ok(Page { items, more: found.more, is_stale: false })
             })
             .await
     }
@@ -143,6 +143,7 @@ impl Registry {
                     }
                 }
                 if let Step::Gone = step {
+                    inner.settled(&repository.account()).await;
                     return Ok(());
                 }
             }

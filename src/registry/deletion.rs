@@ -20,24 +20,25 @@ impl Registry {
             return self.inner.delete_at(&elsewhere, repository, Deletion::Manifest(*digest)).await;
         }
         let (inner, repository, digest) = (self.inner.clone(), repository.clone(), *digest);
-        self.inner
-            .metadata
-            .write(move |transaction| {
-                let id = load_repository(transaction, &repository)?;
-                let Some((manifest, _)) = transaction.get_manifest_id(id, &digest)? else {
-                    return Err(RegistryError::ManifestUnknown { repository, reference: Reference::Digest(digest) });
-                };
-                if let Some(parent) = transaction.get_parent(id, &digest)? {
-                    return Err(RegistryError::ManifestHasParent { digest, parent });
-                }
-                let mut changed = transaction.list_tags_of(manifest)?;
-                inner.check_tag_deletion(&repository, changed.iter().map(String::as_str))?;
-                changed.push(digest.to_string());
-                transaction.delete_manifest(manifest)?;
-                inner.evict_around_commit(transaction, &repository, changed);
-                Ok(())
-            })
-            .await
+        let account = repository.account();
+        let deleted = self.inner.metadata.write(move |transaction| {
+            let id = load_repository(transaction, &repository)?;
+            let Some((manifest, _)) = transaction.get_manifest_id(id, &digest)? else {
+                return Err(RegistryError::ManifestUnknown { repository, reference: Reference::Digest(digest) });
+            };
+            if let Some(parent) = transaction.get_parent(id, &digest)? {
+                return Err(RegistryError::ManifestHasParent { digest, parent });
+            }
+            let mut changed = transaction.list_tags_of(manifest)?;
+            inner.check_tag_deletion(&repository, changed.iter().map(String::as_str))?;
+            changed.push(digest.to_string());
+            transaction.delete_manifest(manifest)?;
+            inner.evict_around_commit(transaction, &repository, changed);
+            Ok(())
+        });
+        deleted.await?;
+        self.inner.settled(&account).await;
+        Ok(())
     }
 
     /// Deletes a tag and keeps the manifest.
@@ -54,20 +55,21 @@ impl Registry {
             return self.inner.delete_at(&elsewhere, repository, Deletion::Tag(tag.clone())).await;
         }
         let (inner, repository, tag) = (self.inner.clone(), repository.clone(), tag.clone());
-        self.inner
-            .metadata
-            .write(move |transaction| {
-                let id = load_repository(transaction, &repository)?;
-                if transaction.get_tagged(id, tag.as_str())?.is_some() {
-                    inner.check_tag_deletion(&repository, [tag.as_str()])?;
-                }
-                if !transaction.delete_tag(id, tag.as_str())? {
-                    return Err(RegistryError::ManifestUnknown { repository, reference: Reference::Tag(tag) });
-                }
-                inner.evict_around_commit(transaction, &repository, vec![tag.to_string()]);
-                Ok(())
-            })
-            .await
+        let account = repository.account();
+        let deleted = self.inner.metadata.write(move |transaction| {
+            let id = load_repository(transaction, &repository)?;
+            if transaction.get_tagged(id, tag.as_str())?.is_some() {
+                inner.check_tag_deletion(&repository, [tag.as_str()])?;
+            }
+            if !transaction.delete_tag(id, tag.as_str())? {
+                return Err(RegistryError::ManifestUnknown { repository, reference: Reference::Tag(tag) });
+            }
+            inner.evict_around_commit(transaction, &repository, vec![tag.to_string()]);
+            Ok(())
+        });
+        deleted.await?;
+        self.inner.settled(&account).await;
+        Ok(())
     }
 
     /// Takes a blob out of a repository; its bytes go with its last place in the account.

@@ -3,7 +3,7 @@
 use keppel_federation::vocabulary::RepositoryName;
 
 use super::elsewhere::Elsewhere;
-use super::{Registry, RegistryError};
+use super::{Inner, Registry, RegistryError};
 
 /// One page of a list in bytewise order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Whether there are further ones after the last.
     pub more: bool,
+    /// Whether this is only what was known when the primary was last reached.
+    pub is_stale: bool,
 }
 
 impl<T> Page<T> {
@@ -19,7 +21,7 @@ impl<T> Page<T> {
     pub(super) fn cut(mut items: Vec<T>, limit: usize) -> Self {
         let more = items.len() > limit;
         items.truncate(limit);
-        Self { items, more }
+        Self { items, more, is_stale: false }
     }
 }
 
@@ -37,18 +39,27 @@ impl Registry {
         limit: usize,
     ) -> Result<Page<String>, RegistryError> {
         let limit = limit.min(self.inner.options.page_size_max);
-        if let Some(Elsewhere { primary, upstream }) = self.inner.elsewhere(&repository.account()) {
-            return upstream.tags(&primary, repository, after, limit).await;
+        let Some(elsewhere) = self.inner.elsewhere(&repository.account()) else {
+            let read = self.inner.read_tags(repository, after, limit).await;
+            self.inner.settled(&repository.account()).await;
+            return read;
+        };
+        let before = self.inner.fresh(&elsewhere, repository);
+        if before.is_some() {
+            let read = self.inner.read_tags(repository, after, limit).await;
+            let is_clear = match &read {
+                // Repositories without a tag may be here for blobs that are being pushed.
+                Ok(page) => !page.items.is_empty(),
+                Err(error) => matches!(error, RegistryError::RepositoryUnknown { .. }),
+            };
+            if is_clear && self.inner.is_still(before, &elsewhere, repository) {
+                return read;
+            }
         }
-        let (repository, after) = (repository.clone(), after.unwrap_or_default().to_owned());
-        self.inner
-            .metadata
-            .read(move |reader| {
-                let id = reader.get_repository(&repository)?;
-                let id = id.ok_or(RegistryError::RepositoryUnknown { repository })?;
-                Ok(Page::cut(reader.list_tags(id, &after, limit + 1)?, limit))
-            })
-            .await
+        let Elsewhere { primary, upstream } = elsewhere;
+        let asked = upstream.tags(&primary, repository, after, limit).await;
+        let known = self.inner.read_tags(repository, after, limit);
+        self.inner.or_as_known(repository, asked, known).await
     }
 
     /// Full names of repositories after `after`. `limit` is cut to the longest page.
@@ -59,5 +70,24 @@ impl Registry {
         let after = after.unwrap_or_default().to_owned();
         let limit = limit.min(self.inner.options.page_size_max);
         self.inner.metadata.read(move |reader| Ok(Page::cut(reader.list_repositories(&after, limit + 1)?, limit))).await
+    }
+}
+
+impl Inner {
+    /// The tags that are here.
+    async fn read_tags(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<String>, RegistryError> {
+        let (repository, after) = (repository.clone(), after.unwrap_or_default().to_owned());
+        self.metadata
+            .read(move |reader| {
+                let id = reader.get_repository(&repository)?;
+                let id = id.ok_or(RegistryError::RepositoryUnknown { repository })?;
+                Ok(Page::cut(reader.list_tags(id, &after, limit + 1)?, limit))
+            })
+            .await
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use keppel_federation::vocabulary::{Algorithm, Digest, RepositoryName, Tag};
 use sha2::Digest as _;
 
+use super::elsewhere::is_followed;
 use super::manifest_cache::CacheKey;
 use super::{Inner, Registry, RegistryError};
 use crate::metadata::{BlobId, NewManifest, Reader, RepositoryId, Usage, WriteTransaction};
@@ -56,7 +57,8 @@ struct Checked {
 }
 
 impl Registry {
-    /// Stores a manifest; when it answers, manifest and tags are on disk. Pushing the same again is harmless.
+    /// Stores a manifest; when it answers, manifest and tags are on disk, and no region answers with what was before.
+    /// Pushing the same again is harmless.
     ///
     /// Cancel safety: once the write is queued it is done, whether or not anybody waits.
     ///
@@ -99,12 +101,13 @@ impl Registry {
         }
         checked.config = self.inner.look_into(repository, &checked.description).await?;
         let put = PutManifest { digest: checked.digest, subject: checked.description.subject, tags: extra_tags };
-        let (inner, repository) = (self.inner.clone(), repository.clone());
+        let (inner, repository, account) = (self.inner.clone(), repository.clone(), repository.account());
         let recorded = self
             .inner
             .metadata
             .write(move |transaction| record(&inner, transaction, &repository, checked, Origin::Client));
         recorded.await?;
+        self.inner.settled(&account).await;
         Ok(put)
     }
 }
@@ -137,7 +140,8 @@ enum Origin {
     Elsewhere,
 }
 
-/// Records a manifest that another region gave, or took. It was checked there; `digest` has been checked here.
+/// Records a manifest that another region gave, or took. It was checked there; `digest` has been checked here. Where the
+/// account is followed nothing is done: what is told in order must not be mixed with answers that may be older.
 pub(super) async fn record_from_elsewhere(
     inner: &Arc<Inner>,
     repository: &RepositoryName,
@@ -163,7 +167,11 @@ pub(super) async fn record_from_elsewhere(
     let checked = parsing.await.map_err(|_| RegistryError::Interrupted)??;
     let metadata = inner.metadata.clone();
     let writer = inner.clone();
-    metadata.write(move |transaction| record(&writer, transaction, &repository, checked, Origin::Elsewhere)).await
+    let recorded = metadata.write(move |transaction| match is_followed(transaction, repository.account_str())? {
+        true => Ok(()),
+        false => record(&writer, transaction, &repository, checked, Origin::Elsewhere),
+    });
+    recorded.await
 }
 
 fn check(target: ManifestTarget, media_type: Option<&str>, bytes: Bytes) -> Result<Checked, RegistryError> {
@@ -192,8 +200,8 @@ pub(super) fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
 
 /// What a manifest refers to, as rows.
 #[derive(Default)]
-struct References {
-    blobs: Vec<BlobId>,
+pub(super) struct References {
+    pub(super) blobs: Vec<BlobId>,
     size_bytes: u64,
     unknown: Vec<Digest>,
 }
@@ -246,7 +254,7 @@ fn record(
 }
 
 impl References {
-    fn find(
+    pub(super) fn find(
         reader: &Reader<'_>,
         repository: RepositoryId,
         description: &ManifestDescription,

@@ -20,6 +20,7 @@ mod elsewhere;
 mod emptying;
 mod error;
 mod external;
+mod feed;
 mod healing;
 mod in_progress;
 mod listing;
@@ -44,10 +45,11 @@ pub use blobs::{BlobInfo, BlobStream};
 pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
 pub use collecting::image_facts;
 pub use contents::{ManifestEntry, ReportAbsence};
-pub use elsewhere::{Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
+pub use elsewhere::{CopyLag, CopyStatus, Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
 pub use emptying::AccountStep;
 pub use error::{BodyError, RegistryError};
 pub use external::FirstPull;
+pub use feed::messages::{FollowAnswer, FollowRequest, ListPlace, News, NewsKind, Place};
 pub use healing::Healing;
 pub use listing::Page;
 pub use manifest_push::{ManifestTarget, PutManifest};
@@ -66,8 +68,9 @@ use crate::metadata::{Metadata, WriteTransaction};
 use crate::model::Clock;
 use crate::storage::Storage;
 use audit::AuditLog;
-use elsewhere::{Elsewhere, Flights};
+use elsewhere::{Copies, Elsewhere, Flights};
 use external::External;
+use feed::Feed;
 use in_progress::InProgress;
 use manifest_cache::ManifestCache;
 use pull_times::PullTimes;
@@ -107,6 +110,13 @@ pub struct RegistryOptions {
     pub external_tag_freshness: Duration,
     /// How long something that a registry outside does not have is not looked for again.
     pub external_absence_freshness: Duration,
+    /// How long other regions may answer for an account without hearing from its primary, and so how long a write waits
+    /// for one that is silent.
+    pub lease: Duration,
+    /// Events kept per account.
+    pub events_kept_max: u64,
+    /// How long events are kept.
+    pub events_kept_for: Duration,
 }
 
 impl Default for RegistryOptions {
@@ -126,6 +136,9 @@ impl Default for RegistryOptions {
             pulled_blobs_max_bytes: None,
             external_tag_freshness: Duration::from_secs(60),
             external_absence_freshness: Duration::from_secs(10),
+            lease: Duration::from_secs(5),
+            events_kept_max: 100_000,
+            events_kept_for: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }
@@ -145,6 +158,8 @@ struct Inner {
     upstream: OnceLock<Arc<dyn Upstream>>,
     flights: Flights,
     external: External,
+    copies: Copies,
+    feed: Arc<Feed>,
     cache: ManifestCache,
     pull_times: PullTimes,
     pulled_uses: PulledUses,
@@ -166,6 +181,9 @@ impl Registry {
         clock: Arc<dyn Clock>,
         claims: Arc<dyn AccountClaims>,
     ) -> Self {
+        let feed = Arc::new(Feed::new(options.lease));
+        let told = feed.clone();
+        metadata.observe_events(move |heads| told.advance(heads));
         let inner = Inner {
             cache: ManifestCache::new(options.manifest_cache_bytes),
             pull_times: PullTimes::default(),
@@ -182,6 +200,8 @@ impl Registry {
             claims,
             upstream: OnceLock::new(),
             flights: Flights::default(),
+            copies: Copies::default(),
+            feed,
         };
         Self { inner: Arc::new(inner) }
     }

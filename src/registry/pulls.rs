@@ -90,7 +90,7 @@ impl Registry {
     /// A manifest from memory, by full repository name and reference as text. What it gives is current. `None` says
     /// nothing: ask [`Self::load_manifest`]. Counts no pull.
     pub fn cached_manifest(&self, repository: &str, reference: &str) -> Option<Arc<Manifest>> {
-        self.inner.cache.get(repository, reference)
+        self.inner.cache.get(repository, reference).filter(|_| self.inner.feed.has_authority())
     }
 
     /// A manifest by tag or digest, from wherever it is. Counts no pull: see [`Self::note_pull`].
@@ -122,7 +122,20 @@ impl Registry {
         }
         let generation = self.inner.cache.generation(&key.repository);
         let manifest = match self.inner.manifest_of_others(repository, reference, first_pull).await? {
-            None => Arc::new(self.inner.read_manifest(repository, reference).await?),
+            None => {
+                let is_tag = matches!(reference, Reference::Tag(_));
+                let read = self.inner.read_manifest(repository, reference).await;
+                if is_tag {
+                    // Whoever has seen this must not be shown what was before in another region.
+                    self.inner.settled(&repository.account()).await;
+                }
+                let manifest = read?;
+                if is_tag && !self.inner.confirm_authority().await {
+                    metrics::counter!("keppel_stale_answers_total").increment(1);
+                    return Ok(Arc::new(manifest.stale()));
+                }
+                Arc::new(manifest)
+            }
             Some(manifest) => {
                 let manifest = Arc::new(manifest);
                 // What a tag of another region or registry names has to be asked for again.

@@ -6,7 +6,7 @@ use keppel_federation::vocabulary::{Digest, RepositoryName};
 use serde::Serialize;
 
 use super::elsewhere::Elsewhere;
-use super::{Page, Registry, RegistryError};
+use super::{Inner, Page, Registry, RegistryError};
 use crate::metadata::{Reader, ReferrerRow};
 use crate::model::{Descriptor, ManifestDescription};
 
@@ -74,16 +74,41 @@ impl Registry {
         limit: usize,
     ) -> Result<Page<Referrer>, RegistryError> {
         let limit = limit.min(self.inner.options.page_size_max);
-        if let Some(Elsewhere { primary, upstream }) = self.inner.elsewhere(&repository.account()) {
-            return upstream.referrers(&primary, repository, subject, artifact_type, after, limit).await;
+        let Some(elsewhere) = self.inner.elsewhere(&repository.account()) else {
+            let read = self.inner.read_referrers(repository, subject, artifact_type, after, limit).await;
+            self.inner.settled(&repository.account()).await;
+            return read;
+        };
+        let before = self.inner.fresh(&elsewhere, repository);
+        if before.is_some() {
+            let read = self.inner.read_referrers(repository, subject, artifact_type, after, limit).await;
+            if self.inner.is_still(before, &elsewhere, repository) {
+                return read;
+            }
         }
+        let Elsewhere { primary, upstream } = elsewhere;
+        let asked = upstream.referrers(&primary, repository, subject, artifact_type, after, limit).await;
+        let known = self.inner.read_referrers(repository, subject, artifact_type, after, limit);
+        self.inner.or_as_known(repository, asked, known).await
+    }
+}
+
+impl Inner {
+    /// The referrers that are here.
+    async fn read_referrers(
+        &self,
+        repository: &RepositoryName,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Page<Referrer>, RegistryError> {
         let (repository, subject) = (repository.clone(), *subject);
         let (artifact_type, after) = (artifact_type.map(str::to_owned), after.copied());
-        self.inner
-            .metadata
+        self.metadata
             .read(move |reader| {
                 let Some(id) = reader.get_repository(&repository)? else {
-                    return Ok(Page { items: Vec::new(), more: false });
+                    return Ok(Page::cut(Vec::new(), limit));
                 };
                 let artifact_type = artifact_type.as_deref();
                 let (rows, more) =

@@ -11,6 +11,7 @@ use crate::metadata::MetadataOptions;
 use crate::model::ManualClock;
 use crate::storage::FilesystemOptions;
 
+mod following;
 mod rules;
 
 const OCI: &str = "application/vnd.oci.image.manifest.v1+json";

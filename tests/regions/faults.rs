@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use crate::federation::{large_blob, three_regions, until};
 use crate::harness::Image;
+use crate::leases::until_it_answers_alone;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_primary_a_region_serves_what_it_has_and_says_so_and_never_a_false_404() {
@@ -9,6 +10,7 @@ async fn without_its_primary_a_region_serves_what_it_has_and_says_so_and_never_a
     let (image, later) = (Image::small(1), Image::small(2));
     eu.client.push_image("acme/app", "v1", &image).await;
     us.client.assert_image("acme/app", "v1", &image).await;
+    until_it_answers_alone(&us, "/v2/acme/app/manifests/v1").await;
     eu.client.push_image("acme/app", "later", &later).await;
     eu.server.kill();
 
@@ -16,6 +18,12 @@ async fn without_its_primary_a_region_serves_what_it_has_and_says_so_and_never_a
     let stale = us.client.get("/v2/acme/app/manifests/v1").await.expect(200);
     assert!(start.elapsed() < Duration::from_secs(10), "after {:?}", start.elapsed());
     assert_eq!(stale.body, image.manifest.bytes);
+    assert!(stale.header("warning").starts_with("110 "));
+    // So does what was never pulled here, and a list.
+    let stale = us.client.get("/v2/acme/app/manifests/later").await.expect(200);
+    assert_eq!((stale.body, &stale.headers["warning"].as_bytes()[..4]), (later.manifest.bytes.clone(), &b"110 "[..]));
+    let stale = us.client.get("/v2/acme/app/tags/list").await.expect(200);
+    assert_eq!(stale.json()["tags"], serde_json::json!(["later", "v1"]));
     assert!(stale.header("warning").starts_with("110 "));
     // By digest there is nothing that could be out of date.
     let by_digest = us.client.get(&format!("/v2/acme/app/manifests/{}", image.digest())).await.expect(200);
@@ -25,12 +33,17 @@ async fn without_its_primary_a_region_serves_what_it_has_and_says_so_and_never_a
         assert_eq!(us.client.get(&path).await.expect(200).body, blob.bytes);
     }
     // What is not known is not denied.
-    for path in ["/v2/acme/app/manifests/later", "/v2/acme/app/manifests/nothing", "/v2/acme/app/tags/list"] {
-        for region in [&us, &ap] {
-            let unknown = region.client.get(path).await.expect_error(503, "UNAVAILABLE");
-            assert!(!unknown.header("retry-after").is_empty());
-            assert!(unknown.message().contains("region eu"), "{}", unknown.message());
-        }
+    let asked = [
+        (&us, "/v2/acme/app/manifests/nothing"),
+        (&us, "/v2/acme/none/tags/list"),
+        (&ap, "/v2/acme/app/manifests/later"),
+        (&ap, "/v2/acme/app/manifests/nothing"),
+        (&ap, "/v2/acme/app/tags/list"),
+    ];
+    for (region, path) in asked {
+        let unknown = region.client.get(path).await.expect_error(503, "UNAVAILABLE");
+        assert!(!unknown.header("retry-after").is_empty());
+        assert!(unknown.message().contains("region eu"), "{}", unknown.message());
     }
     let refused = us.client.put_manifest("acme/app", "v2", &image.manifest).await;
     refused.expect_error(503, "UNAVAILABLE");

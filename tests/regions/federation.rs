@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use crate::harness::images::random_bytes;
 use crate::harness::{Client, Server};
 
+/// How long a region may answer without hearing from a primary.
+pub const LEASE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A region with its server and a client of it.
@@ -22,6 +24,7 @@ impl Region {
             format!("federation.region={name}"),
             format!("federation.listen=127.0.0.1:{port}"),
             format!("federation.found={is_first}"),
+            format!("federation.lease={}ms", LEASE.as_millis()),
             "federation.probe_interval=400ms".into(),
             "federation.probe_round_trip=150ms".into(),
             "federation.suspicion=1500ms".into(),
@@ -68,6 +71,20 @@ impl Region {
         let is_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
         let values = metrics.lines().filter(is_it).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         values.sum::<f64>() as u64
+    }
+
+    /// How many questions of a kind it has put to other regions.
+    pub async fn questions(&self, kind: &str) -> u64 {
+        let metrics = self.client.get("/metrics").await.expect(200).text();
+        let name = format!("keppel_questions_total{{kind=\"{kind}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or_default()
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: libc::c_int) {
+        // SAFETY: a signal to a child that has not been collected yet cannot reach another process.
+        let sent = unsafe { libc::kill(self.server.pid().cast_signed(), signal) };
+        assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
     }
 
     fn votes(&self) -> usize {

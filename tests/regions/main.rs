@@ -6,6 +6,7 @@ mod harness;
 mod faults;
 mod federation;
 mod healing;
+mod leases;
 mod mirrors;
 mod pulls;
 mod pushes;

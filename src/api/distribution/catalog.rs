@@ -55,7 +55,7 @@ async fn visible(call: &Call<'_>, after: Option<&str>, limit: usize, prefix: &st
         if !found.more || items.len() > limit {
             let more = items.len() > limit;
             items.truncate(limit);
-            return Ok(Page { items, more });
+            return Ok(Page { items, more, is_stale: false });
         }
     }
 }

@@ -1,8 +1,13 @@
-use http::{HeaderName, HeaderValue, header::LINK};
+use http::{
+    HeaderName, HeaderValue,
+    header::{LINK, WARNING},
+};
 use serde_json::json;
 
 use super::{
-    Answer, Call, document, parse_digest,
+    Answer, Call, document,
+    manifests::STALE,
+    parse_digest,
     query::{PageQuery, encode},
     set,
 };
@@ -27,6 +32,9 @@ pub(super) async fn get(call: &Call<'_>, name: &str, digest: &str) -> Answer {
     let mut response = document(HeaderValue::from_static(INDEX), &index);
     if filter.is_some() {
         response.headers_mut().insert(FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
+    }
+    if found.is_stale {
+        response.headers_mut().insert(WARNING, STALE);
     }
     if let (true, Some(last)) = (found.more, found.items.last()) {
         let filter = filter.map(|filter| format!("&artifactType={}", encode(filter))).unwrap_or_default();

@@ -1,8 +1,9 @@
-use http::header::LINK;
+use http::header::{LINK, WARNING};
 use serde_json::json;
 
 use super::{
     Answer, Call, JSON, document,
+    manifests::STALE,
     query::{PageQuery, encode},
     set,
 };
@@ -18,6 +19,9 @@ pub(super) async fn get(call: &Call<'_>, name: &str) -> Answer {
         return Ok(document(JSON, &json!({ "name": name, "tags": [] })));
     }
     let mut response = document(JSON, &json!({ "name": name, "tags": found.items }));
+    if found.is_stale {
+        response.headers_mut().insert(WARNING, STALE);
+    }
     if let (true, Some(last)) = (found.more, found.items.last()) {
         let link = format!("</v2/{name}/tags/list?n={}&last={}>; rel=\"next\"", page.limit, encode(last));
         set(&mut response, LINK, link);

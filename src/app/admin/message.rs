@@ -104,6 +104,9 @@ pub enum Answer {
     Status {
         /// In full.
         status: Box<FederationStatus>,
+        /// The accounts of other regions that are followed.
+        #[serde(default)]
+        copies: Vec<CopyInfo>,
     },
     /// Some accounts.
     Accounts {
@@ -177,4 +180,21 @@ pub struct AccountInfo {
     pub node: NodeId,
     /// How often that has changed, and more: later claims have larger ones.
     pub epoch: u64,
+}
+
+/// An account of another region that is followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyInfo {
+    /// Its name.
+    pub account: AccountName,
+    /// The region that is primary for it, if it tells what is new.
+    pub region: Option<Region>,
+    /// `waiting`, `listing` or `following`.
+    pub state: String,
+    /// Events that are known to have happened and are not here yet; none while it is being listed.
+    pub behind_events: Option<u64>,
+    /// How long ago the copy was last known to be all there was; none: not since the node started.
+    pub behind_ms: Option<u64>,
+    /// Whether this node answers for it without a question.
+    pub fresh: bool,
 }

@@ -17,10 +17,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::socket::SocketPath;
-use super::{AccountInfo, Answer, MemberInfo, Request};
+use super::{AccountInfo, Answer, CopyInfo, MemberInfo, Request};
 use crate::auth::People;
 use crate::janitor::{JanitorWork, Task};
-use crate::registry::Registry;
+use crate::metadata::FollowState;
+use crate::registry::{CopyStatus, Registry};
 
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +41,7 @@ pub struct AdminServer {
     janitor: JanitorSlot,
 }
 
-/// The registry whose audit log tells what operators did, once there is one: a witness has none.
+/// The registry, whose audit log tells what operators did, once there is one: a witness has none.
 #[derive(Clone, Default)]
 struct AuditSlot(Arc<OnceLock<Registry>>);
 
@@ -140,7 +141,8 @@ async fn answer(
     let answer = match serde_json::from_str::<Request>(&line) {
         Ok(request) => {
             let change = super::audit::change_of(&request, peer);
-            let answer = match timeout(WORK_TIMEOUT, carry_out(federation, people, janitor.0.get(), request)).await {
+            let work = carry_out(federation, people, audit.0.get(), janitor.0.get(), request);
+            let answer = match timeout(WORK_TIMEOUT, work).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(reason)) => Answer::Refused { reason },
                 Err(_) => Answer::Refused { reason: format!("not done within {WORK_TIMEOUT:?}") },
@@ -157,9 +159,29 @@ async fn answer(
     timeout(REQUEST_TIMEOUT, write.write_all(&line)).await?
 }
 
+/// How far this node's copies of other regions' accounts are.
+fn copies(federation: &Federation, registry: &Registry) -> Vec<CopyInfo> {
+    let state = federation.state();
+    let info = |copy: CopyStatus| CopyInfo {
+        region: copy.source.and_then(|source| state.member(source)).map(|member| member.region.clone()),
+        account: copy.account,
+        state: match (copy.source, copy.state) {
+            (None, _) | (_, FollowState::Pulled) => "waiting",
+            (_, FollowState::Listing) => "listing",
+            (_, FollowState::Following) => "following",
+        }
+        .to_owned(),
+        behind_events: copy.behind_events,
+        behind_ms: copy.behind.map(|behind| u64::try_from(behind.as_millis()).unwrap_or(u64::MAX)),
+        fresh: copy.is_fresh,
+    };
+    registry.copy_status().into_iter().map(info).collect()
+}
+
 async fn carry_out(
     federation: &Federation,
     people: &People,
+    registry: Option<&Registry>,
     janitor: Option<&JanitorWork>,
     request: Request,
 ) -> Result<Answer, String> {
@@ -189,7 +211,13 @@ async fn carry_out(
             let node = find_member(federation, &node)?;
             done(federation.remove(node).await.map_err(in_words)?.outcome)
         }
-        Request::Status => Ok(Answer::Status { status: Box::new(federation.status().await) }),
+        Request::Status => {
+            let status = Box::new(federation.status().await);
+            Ok(Answer::Status {
+                status,
+                copies: registry.map(|registry| copies(federation, registry)).unwrap_or_default(),
+            })
+        }
         Request::Accounts { after } => {
             let accounts = federation.state().accounts_after(after.as_ref(), ACCOUNTS_PAGE);
             let info = |account: &Account| AccountInfo {

@@ -1,12 +1,15 @@
 //! Accounts whose primary is another region: what is here already is served from here, all else is asked for there.
 //!
-//! Invariants: a tag, a list or an absence is never answered from here alone, unless the primary cannot be reached and
-//! the answer is marked stale; bytes from elsewhere are checked before they are kept or handed on; a push is
-//! acknowledged once the primary has acknowledged it.
+//! An account that is used here is followed from then on (`following`): all its manifests and tags come here, blobs only
+//! when somebody asks for them.
 //!
-//! Deliberately absent: following the primary's changes. Nothing comes here before somebody asks for it.
+//! Invariants: a tag, a list or an absence is answered from here alone only while the copy is fresh (`copies`), or, when
+//! the primary cannot be reached, marked as stale; bytes from elsewhere are checked before they are kept or handed on; a
+//! push is acknowledged once the primary has acknowledged it.
 
+mod copies;
 mod flight;
+mod following;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -20,13 +23,17 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, Repo
 
 pub use upstream::{Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
 
+pub use copies::{CopyLag, CopyStatus};
+
+pub(super) use copies::{Copies, Fresh};
 pub(super) use flight::{Flight, Flights};
+pub(super) use following::is_followed;
 pub(super) use reader::{RemoteReader, Source};
 
 use super::manifest_push::{digest_of, record_from_elsewhere};
 use crate::model::ManifestDescription;
 
-use super::{Inner, Manifest, ManifestTarget, PutManifest, Registry, RegistryError};
+use super::{Inner, Manifest, ManifestTarget, Page, PutManifest, Registry, RegistryError};
 
 /// Blobs of one pushed manifest that are fetched at a time.
 const FETCHES_PER_PUSH: usize = 4;
@@ -169,7 +176,49 @@ impl Inner {
         upstream.primary(account).into_iter().chain(others).map(source).collect()
     }
 
-    /// A manifest of an account of another region: by digest from here if it is here, by tag as the primary says.
+    /// The state of a copy from which this node may answer by itself.
+    pub(super) fn fresh(&self, elsewhere: &Elsewhere, repository: &RepositoryName) -> Option<Fresh> {
+        self.copies.fresh(&repository.account(), elsewhere.primary.node)
+    }
+
+    /// Whether what was read since `before` may be answered without asking.
+    pub(super) fn is_still(&self, before: Option<Fresh>, elsewhere: &Elsewhere, repository: &RepositoryName) -> bool {
+        let is_answer = before.is_some() && before == self.fresh(elsewhere, repository);
+        if is_answer {
+            metrics::counter!("keppel_copy_answers_total").increment(1);
+        }
+        is_answer
+    }
+
+    /// A list as the primary gave it, or, when it cannot be reached, as it was when it last told what is new. An empty
+    /// one is not given like that: there may be something by now.
+    pub(super) async fn or_as_known<T>(
+        &self,
+        repository: &RepositoryName,
+        asked: Result<Page<T>, RegistryError>,
+        known: impl Future<Output = Result<Page<T>, RegistryError>>,
+    ) -> Result<Page<T>, RegistryError> {
+        let account = repository.account();
+        match asked {
+            Err(error @ RegistryError::PrimaryUnreachable { .. }) if self.copies.is_complete(&account) => {
+                match known.await {
+                    Ok(page) if !page.items.is_empty() => {
+                        metrics::counter!("keppel_stale_answers_total").increment(1);
+                        Ok(Page { is_stale: true, ..page })
+                    }
+                    _ => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+            Ok(page) => {
+                self.copies.want(&account);
+                Ok(page)
+            }
+        }
+    }
+
+    /// A manifest of an account of another region: by digest from here if it is here, by tag from a fresh
+    /// copy, else as the primary says.
     pub(super) async fn manifest_from(
         self: &Arc<Self>,
         elsewhere: &Elsewhere,
@@ -177,19 +226,27 @@ impl Inner {
         reference: &Reference,
     ) -> Result<Manifest, RegistryError> {
         use RegistryError as E;
-        let here = match self.read_manifest(repository, reference).await {
+        let before = self.fresh(elsewhere, repository);
+        let here = self.read_manifest(repository, reference).await;
+        let is_answer = self.is_still(before, elsewhere, repository);
+        let here = match here {
+            // Nothing about it can be out of date.
+            Ok(manifest) if is_answer || matches!(reference, Reference::Digest(_)) => return Ok(manifest),
+            Err(error @ (E::ManifestUnknown { .. } | E::RepositoryUnknown { .. })) if is_answer => return Err(error),
             Ok(manifest) => Some(manifest),
             Err(E::ManifestUnknown { .. } | E::RepositoryUnknown { .. }) => None,
             Err(error) => return Err(error),
         };
-        let here = match (here, reference) {
-            (Some(manifest), Reference::Digest(_)) => return Ok(manifest),
-            (here, _) => here,
-        };
         let known = here.as_ref().map(|manifest| manifest.digest);
         let Elsewhere { primary, upstream } = elsewhere;
-        match (upstream.manifest(primary, repository, reference, known.as_ref()).await, here) {
-            (Ok(RemoteManifest { digest, bytes: None, .. }), Some(here)) if digest == here.digest => Ok(here),
+        let asked = upstream.manifest(primary, repository, reference, known.as_ref()).await;
+        if asked.is_ok() {
+            self.copies.want(&repository.account());
+        }
+        match (asked, here) {
+            (Ok(RemoteManifest { digest, bytes: None, is_stale, .. }), Some(here)) if digest == here.digest => {
+                Ok(if is_stale { here.stale() } else { here })
+            }
             (Ok(found), _) => {
                 let is_stale = found.is_stale;
                 let kept = self.keep_manifest(elsewhere, repository, reference, found).await?;
@@ -233,7 +290,14 @@ impl Inner {
         };
         let media_type = found.media_type.clone();
         match record_from_elsewhere(self, repository, &asked_for, target, &media_type, bytes.clone()).await {
-            Ok(()) => self.read_manifest(repository, reference).await,
+            Ok(()) => match self.read_manifest(repository, reference).await {
+                Ok(manifest) if manifest.digest == asked_for => Ok(manifest),
+                // The account is followed, and what is told in order has not come so far, or is further already.
+                Ok(_) | Err(RegistryError::ManifestUnknown { .. } | RegistryError::RepositoryUnknown { .. }) => {
+                    Ok(Manifest::passing_through(asked_for, media_type, bytes))
+                }
+                Err(error) => Err(error),
+            },
             Err(error) => {
                 // A pull does not fail because there is no room to keep what passes through.
                 tracing::warn!(error = &error as &dyn std::error::Error, %repository, "a manifest from elsewhere is not kept");
@@ -253,6 +317,7 @@ impl Inner {
     ) -> Result<PutManifest, RegistryError> {
         let Elsewhere { primary, upstream } = elsewhere;
         let put = upstream.put_manifest(primary, repository, &target, media_type, bytes.clone()).await?;
+        self.copies.want(&repository.account());
         let media_type = media_type.unwrap_or_default();
         if let Err(error) = record_from_elsewhere(self, repository, &put.digest, target, media_type, bytes).await {
             // The primary has it, which is what counts.
@@ -278,6 +343,10 @@ impl Inner {
     pub(in crate::registry) async fn forget(self: &Arc<Self>, repository: &RepositoryName, what: &Deletion) {
         let (inner, name, deleted) = (self.clone(), repository.clone(), what.clone());
         let forgotten = self.metadata.write(move |transaction| {
+            if is_followed(transaction, name.account_str())? {
+                // It comes as an event, in its place among the others.
+                return Ok(());
+            }
             let Some(id) = transaction.get_repository(&name)? else { return Ok::<_, RegistryError>(()) };
             let changed = match &deleted {
                 Deletion::Tag(tag) => {

@@ -27,7 +27,7 @@ pub struct RemoteManifest {
     pub media_type: String,
     /// The bytes as pushed; `None` when the asker said that it has them.
     pub bytes: Option<Bytes>,
-    /// Whether it is only what was known when the registry that the account mirrors was last reached.
+    /// Whether it may have been replaced: the other region cannot be sure that this is the newest.
     pub is_stale: bool,
 }
 

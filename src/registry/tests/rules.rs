@@ -24,6 +24,18 @@ impl AccountClaims for Ruled {
     fn rules(&self, _: &AccountName) -> Option<AccountRules> {
         Some(self.0.lock().unwrap().clone())
     }
+
+    fn is_primary(&self, _: &AccountName) -> bool {
+        true
+    }
+
+    fn majority_age(&self) -> Option<std::time::Duration> {
+        Some(std::time::Duration::ZERO)
+    }
+
+    async fn confirm_majority(&self) -> bool {
+        true
+    }
 }
 
 impl Ruled {

@@ -1,0 +1,335 @@
+//! Which accounts of other regions are followed, how far they are, and for which of them this node may answer by itself.
+//!
+//! A copy is *fresh* while the lease of its primary lasts and exactly what that has confirmed is here: neither less nor
+//! more. Whoever answers from a copy looks at it before reading and after, and both must show the same.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use keppel_federation::vocabulary::{AccountName, NodeId};
+use tokio::sync::Notify;
+
+use crate::metadata::{Cursor, FollowRow, FollowState};
+use crate::model::uptime;
+use crate::registry::feed::messages::{ListPlace, Place};
+
+/// The copies of accounts of other regions.
+#[derive(Default)]
+pub(in crate::registry) struct Copies {
+    state: Mutex<State>,
+    wanted: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    copies: HashMap<AccountName, Copy>,
+    /// Until when each node's lease lasts, as uptime.
+    leases: HashMap<NodeId, Duration>,
+}
+
+struct Copy {
+    state: FollowState,
+    cursor: Cursor,
+    /// While it is being listed: where, and the end of the log at the beginning.
+    listing: Option<(ListPlace, Cursor)>,
+    /// Who tells what is new.
+    source: Option<NodeId>,
+    confirmed: Option<u64>,
+    head: u64,
+    /// When it was last known to be all there was.
+    exact_at: Option<Duration>,
+}
+
+/// A copy that was fresh when it was looked at. Two that are equal enclose a time in which nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::registry) struct Fresh(u64);
+
+/// How far a followed account is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyStatus {
+    /// The account.
+    pub account: AccountName,
+    /// Who tells what is new, if anybody does.
+    pub source: Option<NodeId>,
+    /// How much of it is here.
+    pub state: FollowState,
+    /// Events that are known to have happened and are not here yet; `None` while it is being listed.
+    pub behind_events: Option<u64>,
+    /// How long ago the copy was last known to be all there was; `None`: not since this node started.
+    pub behind: Option<Duration>,
+    /// Whether this node answers for it by itself.
+    pub is_fresh: bool,
+}
+
+/// How far the copies of one node's accounts are behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CopyLag {
+    /// Accounts of the node that are followed.
+    pub accounts: u64,
+    /// Those of them that are answered for here without a question.
+    pub fresh: u64,
+    /// Events that are known to have happened and are not here yet, of those that are not being listed.
+    pub events: u64,
+    /// How long ago the copy that is furthest behind was all there was, as far as that is known.
+    pub behind: Duration,
+}
+
+impl CopyLag {
+    /// Of the copies that `node` is the source of.
+    pub fn of(node: NodeId, copies: &[CopyStatus]) -> Self {
+        let mut lag = Self::default();
+        for copy in copies.iter().filter(|copy| copy.source == Some(node)) {
+            lag.accounts += 1;
+            lag.fresh += u64::from(copy.is_fresh);
+            lag.events += copy.behind_events.unwrap_or_default();
+            lag.behind = lag.behind.max(copy.behind.unwrap_or_default());
+        }
+        lag
+    }
+}
+
+impl Copies {
+    /// The account's content is used here: it is followed from now on.
+    pub(in crate::registry) fn want(&self, account: &AccountName) {
+        let mut state = self.lock();
+        if !state.copies.contains_key(account) {
+            let row = FollowRow { account: account.clone(), state: FollowState::Pulled, cursor: Cursor::default() };
+            state.copies.insert(row.account.clone(), Copy::new(&row));
+            drop(state);
+            self.wanted.notify_one();
+        }
+    }
+
+    /// Takes in what was followed before a restart.
+    pub(super) fn recall(&self, rows: &[FollowRow]) {
+        let mut state = self.lock();
+        for row in rows {
+            state.copies.entry(row.account.clone()).or_insert_with(|| Copy::new(row));
+        }
+    }
+
+    /// Waits until another account is wanted. Cancel-safe.
+    pub(super) async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    pub(super) fn forget(&self, account: &AccountName) {
+        self.lock().copies.remove(account);
+    }
+
+    /// All accounts that are followed, each with its place.
+    pub(super) fn places(&self) -> Vec<(AccountName, Place)> {
+        self.lock().copies.iter().map(|(account, copy)| (account.clone(), copy.place())).collect()
+    }
+
+    /// The account's place and, where it is being listed, where its events begin.
+    pub(super) fn place(&self, account: &AccountName) -> Option<(Place, Option<Cursor>)> {
+        let state = self.lock();
+        let copy = state.copies.get(account)?;
+        let base = copy.listing.as_ref().filter(|(place, _)| *place != ListPlace::beginning()).map(|(_, base)| *base);
+        Some((copy.place(), base))
+    }
+
+    /// Whether exactly this place has been reached.
+    pub(super) fn is_at(&self, account: &AccountName, cursor: Cursor) -> bool {
+        let state = self.lock();
+        let copy = state.copies.get(account);
+        copy.is_some_and(|copy| copy.state == FollowState::Following && copy.listing.is_none() && copy.cursor == cursor)
+    }
+
+    /// Whether all of the account was here at some time.
+    pub(super) fn is_complete(&self, account: &AccountName) -> bool {
+        self.lock().copies.get(account).is_some_and(|copy| copy.state == FollowState::Following)
+    }
+
+    /// A session with a node begins: nothing that it promised before counts any more.
+    pub(super) fn begin_session(&self, node: NodeId) {
+        let mut state = self.lock();
+        state.leases.remove(&node);
+        for copy in state.copies.values_mut().filter(|copy| copy.source == Some(node)) {
+            copy.confirmed = None;
+        }
+    }
+
+    /// The node's lease lasts until this uptime.
+    pub(super) fn renew(&self, node: NodeId, until: Duration) {
+        let mut state = self.lock();
+        let lease = state.leases.entry(node).or_default();
+        *lease = (*lease).max(until);
+    }
+
+    /// The copy is about to change: nothing of it counts as fresh until [`Self::moved`].
+    pub(super) fn change(&self, account: &AccountName, node: NodeId) {
+        if let Some(copy) = self.lock().copies.get_mut(account) {
+            copy.confirmed = None;
+            copy.source = Some(node);
+        }
+    }
+
+    /// All up to `cursor` is on disk.
+    pub(super) fn moved(&self, account: &AccountName, cursor: Cursor, head: u64, confirmed: Option<u64>) {
+        if let Some(copy) = self.lock().copies.get_mut(account) {
+            copy.state = FollowState::Following;
+            copy.listing = None;
+            copy.cursor = cursor;
+            copy.head = head.max(cursor.sequence);
+            copy.confirmed = confirmed;
+            if copy.head == cursor.sequence {
+                copy.exact_at = Some(uptime());
+            }
+        }
+    }
+
+    /// The copy is being listed: from here on, and its events begin at `base`.
+    pub(super) fn listed(&self, account: &AccountName, next: ListPlace, base: Cursor) {
+        if let Some(copy) = self.lock().copies.get_mut(account) {
+            copy.state = FollowState::Listing;
+            copy.listing = Some((next, base));
+            copy.confirmed = None;
+        }
+    }
+
+    /// Whether this node may answer for the account by itself, as far as `primary` is concerned.
+    pub(in crate::registry) fn fresh(&self, account: &AccountName, primary: NodeId) -> Option<Fresh> {
+        let state = self.lock();
+        let copy = state.copies.get(account)?;
+        let until = state.leases.get(&primary)?;
+        (copy.is_confirmed() && copy.source == Some(primary) && uptime() < *until)
+            .then_some(Fresh(copy.cursor.sequence))
+    }
+
+    /// How far the accounts are.
+    pub(super) fn status(&self) -> Vec<CopyStatus> {
+        let (now, state) = (uptime(), self.lock());
+        let status = |(account, copy): (&AccountName, &Copy)| {
+            let lease = copy.source.and_then(|source| state.leases.get(&source));
+            let is_fresh = copy.is_confirmed() && lease.is_some_and(|until| now < *until);
+            let is_exact = copy.head == copy.cursor.sequence && lease.is_some_and(|until| now < *until);
+            let behind = match is_exact {
+                true => Some(Duration::ZERO),
+                false => copy.exact_at.map(|at| now.saturating_sub(at)),
+            };
+            let events = copy.head.saturating_sub(copy.cursor.sequence);
+            CopyStatus {
+                account: account.clone(),
+                source: copy.source,
+                state: copy.state,
+                behind_events: (copy.state == FollowState::Following).then_some(events),
+                behind,
+                is_fresh,
+            }
+        };
+        let mut all: Vec<CopyStatus> = state.copies.iter().map(status).collect();
+        all.sort_by(|a, b| a.account.cmp(&b.account));
+        all
+    }
+
+    /// The node has answered: what it did not mention has not changed.
+    pub(super) fn heard(&self, node: NodeId) {
+        let now = uptime();
+        for copy in self.lock().copies.values_mut().filter(|copy| copy.source == Some(node)) {
+            if copy.state == FollowState::Following && copy.head == copy.cursor.sequence {
+                copy.exact_at = Some(now);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Copy {
+    fn new(row: &FollowRow) -> Self {
+        Self {
+            state: row.state,
+            cursor: row.cursor,
+            listing: None,
+            source: None,
+            confirmed: None,
+            head: row.cursor.sequence,
+            exact_at: None,
+        }
+    }
+
+    fn place(&self) -> Place {
+        match (&self.listing, self.state) {
+            (Some((place, _)), _) => Place::Listing(place.clone()),
+            (None, FollowState::Following) => Place::At(self.cursor),
+            // A listing that a restart interrupted begins again.
+            (None, FollowState::Pulled | FollowState::Listing) => Place::Listing(ListPlace::beginning()),
+        }
+    }
+
+    fn is_confirmed(&self) -> bool {
+        self.state == FollowState::Following && self.confirmed == Some(self.cursor.sequence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acme() -> AccountName {
+        AccountName::parse("acme").unwrap()
+    }
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_public_key([number; 32])
+    }
+
+    fn at(sequence: u64) -> Cursor {
+        Cursor { sequence, stamp: 1 }
+    }
+
+    #[test]
+    fn a_copy_is_fresh_only_with_all_that_is_confirmed_and_nothing_more_under_a_lease_of_its_primary() {
+        let copies = Copies::default();
+        copies.want(&acme());
+        let soon = || uptime() + Duration::from_secs(60);
+        assert_eq!(copies.place(&acme()), Some((Place::Listing(ListPlace::beginning()), None)));
+        copies.begin_session(node(1));
+        copies.change(&acme(), node(1));
+        copies.moved(&acme(), at(3), 3, Some(3));
+        assert_eq!(copies.fresh(&acme(), node(1)), None, "without a lease");
+        copies.renew(node(1), soon());
+        let fresh = copies.fresh(&acme(), node(1));
+        assert_eq!(fresh, Some(Fresh(3)));
+        assert_eq!(copies.fresh(&acme(), node(2)), None, "another primary");
+        for confirmed in [None, Some(2), Some(4)] {
+            copies.moved(&acme(), at(3), 4, confirmed);
+            assert_eq!(copies.fresh(&acme(), node(1)), None, "{confirmed:?}");
+        }
+        copies.moved(&acme(), at(4), 4, Some(4));
+        assert!(copies.fresh(&acme(), node(1)).is_some_and(|now| Some(now) != fresh));
+        copies.change(&acme(), node(1));
+        assert_eq!(copies.fresh(&acme(), node(1)), None, "it is being changed");
+        copies.moved(&acme(), at(4), 4, Some(4));
+        copies.begin_session(node(1));
+        copies.renew(node(1), soon());
+        assert_eq!(copies.fresh(&acme(), node(1)), None, "promised in a former session");
+    }
+
+    #[test]
+    fn a_lease_that_has_run_out_is_none() {
+        let copies = Copies::default();
+        copies.want(&acme());
+        copies.change(&acme(), node(1));
+        copies.moved(&acme(), at(1), 1, Some(1));
+        copies.renew(node(1), uptime());
+        assert_eq!(copies.fresh(&acme(), node(1)), None);
+        let status = copies.status().remove(0);
+        assert!(!status.is_fresh && status.behind.is_some() && status.behind_events == Some(0));
+    }
+
+    #[test]
+    fn a_listing_keeps_the_place_where_its_events_begin() {
+        let copies = Copies::default();
+        copies.recall(&[FollowRow { account: acme(), state: FollowState::Listing, cursor: at(9) }]);
+        let next = ListPlace::Tags { repository: "acme/app".into(), after: "v1".into() };
+        copies.listed(&acme(), next.clone(), at(5));
+        assert_eq!(copies.place(&acme()), Some((Place::Listing(next), Some(at(5)))));
+        assert_eq!(copies.status()[0].behind_events, None);
+    }
+}

@@ -1,0 +1,465 @@
+//! Brings copies of other regions' accounts up to date with what their primaries tell.
+//!
+//! What is told is applied in one transaction with the place in the log that it leads to, so that after a crash it goes
+//! on exactly there; applying a change again is harmless. Digests are checked here: a manifest that is not what its
+//! digest says ends the following, not the copy. While an account is being listed, or followed, nothing else
+//! writes its manifests and tags.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keppel_federation::vocabulary::{AccountName, Digest, NodeId, RepositoryName, Tag};
+
+use super::copies::CopyStatus;
+use crate::metadata::{Cursor, FollowRow, FollowState, ManifestCopy, NewManifest, RepositoryId, WriteTransaction};
+use crate::model::ManifestDescription;
+use crate::registry::feed::messages::{Change, ChangeKind, ListPlace, News, NewsKind, Place, Slice};
+use crate::registry::manifest_push::{References, digest_of};
+use crate::registry::{Inner, Registry, RegistryError};
+
+/// Manifests, or blobs, that are taken away in one transaction.
+const BATCH: usize = 200;
+/// Accounts that are read in one step.
+const FOLLOWS_STEP: usize = 1000;
+
+/// A manifest that was checked off the writer's thread.
+struct Prepared {
+    copy: ManifestCopy,
+    description: ManifestDescription,
+}
+
+type PreparedOf = BTreeMap<(String, Digest), Prepared>;
+
+impl Registry {
+    /// Takes up what was followed before a restart. Called once, before the registry serves.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn recall_follows(&self) -> Result<(), RegistryError> {
+        let mut after = String::new();
+        loop {
+            let last = after.clone();
+            let rows = self.inner.metadata.read(move |reader| reader.list_follows(&last, FOLLOWS_STEP));
+            let rows = rows.await.map_err(RegistryError::Metadata)?;
+            self.inner.copies.recall(&rows);
+            match rows.last() {
+                Some(last) => after = last.account.to_string(),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Follows an account of another region from now on.
+    pub fn want_copy(&self, account: &AccountName) {
+        self.inner.copies.want(account);
+    }
+
+    /// Waits until another account is to be followed. Cancel-safe.
+    pub async fn copy_wanted(&self) {
+        self.inner.copies.wanted().await;
+    }
+
+    /// The accounts that are followed, each with its place.
+    pub fn copy_places(&self) -> Vec<(AccountName, Place)> {
+        self.inner.copies.places()
+    }
+
+    /// How far the accounts that are followed are, by name.
+    pub fn copy_status(&self) -> Vec<CopyStatus> {
+        self.inner.copies.status()
+    }
+
+    /// A session with a node begins. To be called before its first request is sent.
+    pub fn begin_copy_session(&self, node: NodeId) {
+        self.inner.copies.begin_session(node);
+    }
+
+    /// A node has answered in full, and its lease lasts until this uptime.
+    pub fn renew_copy_lease(&self, node: NodeId, until: std::time::Duration) {
+        self.inner.copies.renew(node, until);
+        self.inner.copies.heard(node);
+    }
+
+    /// Applies what a primary tells.
+    ///
+    /// Cancel safety: what was queued is applied; the place in memory may then be behind the one on disk, which is
+    /// harmless.
+    ///
+    /// # Errors
+    /// [`RegistryError::ManifestInvalid`] and others for what cannot be applied; our own trouble.
+    pub async fn apply_news(&self, from: NodeId, news: News) -> Result<(), RegistryError> {
+        let (inner, account) = (&self.inner, news.account);
+        match news.what {
+            NewsKind::Events { changes, upto, head, confirmed } => {
+                inner.copies.change(&account, from);
+                let follow = FollowRow { account: account.clone(), state: FollowState::Following, cursor: upto };
+                inner.apply_changes(follow, changes).await?;
+                inner.copies.moved(&account, upto, head, confirmed);
+                Ok(())
+            }
+            NewsKind::Page { slices, next, base } => {
+                inner.copies.change(&account, from);
+                let base = match inner.copies.place(&account) {
+                    Some((_, Some(first))) => first,
+                    _ => base,
+                };
+                inner.apply_page(&account, slices, next, base).await
+            }
+            NewsKind::Resync => {
+                tracing::info!(%account, "the primary's log does not reach back to this copy: it is listed anew");
+                metrics::counter!("keppel_copy_resyncs_total").increment(1);
+                inner.copies.listed(&account, ListPlace::beginning(), Cursor::default());
+                Ok(())
+            }
+            NewsKind::NotPrimary => {
+                inner.copies.change(&account, from);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends following an account; with `gone`, what is here of it is taken away first, since there is no such account.
+    ///
+    /// Cancel safety: may be called again.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn unfollow(&self, account: &AccountName, gone: bool) -> Result<(), RegistryError> {
+        if gone {
+            self.inner.take_away_between(account, "", None, true).await?;
+        }
+        let name = account.clone();
+        let ended = self.inner.metadata.write(move |transaction| transaction.delete_follow(&name));
+        ended.await.map_err(RegistryError::Metadata)?;
+        self.inner.copies.forget(account);
+        Ok(())
+    }
+}
+
+/// Whether copies of an account are written by following it, and by nothing else.
+pub(in crate::registry) fn is_followed(
+    transaction: &WriteTransaction<'_>,
+    account: &str,
+) -> Result<bool, RegistryError> {
+    Ok(matches!(transaction.get_follow_state(account)?, Some(FollowState::Listing | FollowState::Following)))
+}
+
+/// Checks manifests: their digests, that they can be read, that they belong to the account.
+async fn prepare(manifests: Vec<(String, ManifestCopy)>) -> Result<PreparedOf, RegistryError> {
+    let checking = tokio::task::spawn_blocking(move || {
+        let mut prepared = BTreeMap::new();
+        for (repository, copy) in manifests {
+            let digest = copy.digest;
+            let actual = digest_of(digest.algorithm(), &copy.bytes);
+            if actual != digest {
+                return Err(RegistryError::DigestMismatch { expected: digest, actual });
+            }
+            let description = ManifestDescription::parse(Some(&copy.media_type), &copy.bytes)
+                .map_err(|error| RegistryError::ManifestInvalid { reason: error.to_string() })?;
+            prepared.insert((repository, digest), Prepared { copy, description });
+        }
+        Ok(prepared)
+    });
+    checking.await.map_err(|_| RegistryError::Interrupted)?
+}
+
+/// The name of a repository of this account.
+fn repository_of(account: &AccountName, name: &str) -> Result<RepositoryName, RegistryError> {
+    let invalid = || RegistryError::ManifestInvalid { reason: format!("{name:?} is no repository of {account}") };
+    let repository = RepositoryName::parse(name).map_err(|_| invalid())?;
+    (repository.account_str() == account.as_str()).then_some(repository).ok_or_else(invalid)
+}
+
+impl Inner {
+    async fn apply_changes(self: &Arc<Self>, follow: FollowRow, changes: Vec<Change>) -> Result<(), RegistryError> {
+        let mut manifests = Vec::new();
+        for change in &changes {
+            repository_of(&follow.account, &change.repository)?;
+            if let ChangeKind::ManifestPut(copy) = &change.kind {
+                manifests.push((change.repository.clone(), copy.clone()));
+            }
+        }
+        let prepared = prepare(manifests).await?;
+        let count = changes.len();
+        // A place without a change is as good in memory as on disk.
+        if count == 0 && self.copies.is_at(&follow.account, follow.cursor) {
+            return Ok(());
+        }
+        let inner = self.clone();
+        let applied = self.metadata.write(move |transaction| {
+            for change in &changes {
+                inner.apply_change(transaction, &follow.account, change, &prepared)?;
+            }
+            Ok::<_, RegistryError>(transaction.put_follow(&follow)?)
+        });
+        applied.await?;
+        metrics::counter!("keppel_copy_events_total").increment(count as u64);
+        Ok(())
+    }
+
+    fn apply_change(
+        self: &Arc<Self>,
+        transaction: &WriteTransaction<'_>,
+        account: &AccountName,
+        change: &Change,
+        prepared: &PreparedOf,
+    ) -> Result<(), RegistryError> {
+        let name = repository_of(account, &change.repository)?;
+        match &change.kind {
+            ChangeKind::RepositoryGone => {
+                if let Some(id) = transaction.get_repository(&name)? {
+                    // Its manifests went before; what is left are blobs that were pulled or pushed here.
+                    while self.take_manifests(transaction, &name, id)? > 0 {}
+                    while unmount_some(transaction, id)? > 0 {}
+                    transaction.delete_repository(id)?;
+                }
+                return Ok(());
+            }
+            ChangeKind::ManifestGone(_) | ChangeKind::TagGone(_) | ChangeKind::BlobGone(_)
+                if transaction.get_repository(&name)?.is_none() =>
+            {
+                return Ok(());
+            }
+            _ => {}
+        }
+        let now = self.clock.now();
+        let account = transaction.ensure_account(account, now)?;
+        let id = transaction.ensure_repository(account, &name, now)?;
+        match &change.kind {
+            ChangeKind::RepositoryMade | ChangeKind::RepositoryGone => Ok(()),
+            ChangeKind::ManifestPut(copy) => match prepared.get(&(change.repository.clone(), copy.digest)) {
+                Some(manifest) => self.put_copy(transaction, &name, id, manifest),
+                None => Err(RegistryError::Interrupted),
+            },
+            ChangeKind::ManifestGone(digest) => self.take_manifest(transaction, &name, id, digest),
+            ChangeKind::TagSet(tag, digest) => self.put_tag_copy(transaction, &name, id, tag, digest, change.at),
+            ChangeKind::TagGone(tag) => {
+                transaction.delete_tag(id, tag)?;
+                self.evict_around_commit(transaction, &name, vec![tag.clone()]);
+                Ok(())
+            }
+            ChangeKind::BlobGone(digest) => {
+                if let Some(blob) = transaction.get_mounted_blob(id, digest)?
+                    && transaction.get_manifest_using_blob(id, blob.id)?.is_none()
+                    // One that was pushed here since is for a manifest to come.
+                    && transaction.get_mounted_at(id, blob.id)?.is_some_and(|mounted_at| mounted_at < change.at)
+                {
+                    // The bytes are left to the storage sweep.
+                    transaction.unmount_blob(id, blob.id)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn put_copy(
+        self: &Arc<Self>,
+        transaction: &WriteTransaction<'_>,
+        name: &RepositoryName,
+        id: RepositoryId,
+        manifest: &Prepared,
+    ) -> Result<(), RegistryError> {
+        let Prepared { copy, description } = manifest;
+        let references = References::find(transaction, id, description)?;
+        let new = NewManifest {
+            digest: copy.digest,
+            media_type: description.kind.media_type(),
+            total_size_bytes: copy.total_size_bytes,
+            subject: description.subject,
+            artifact_type: description.artifact_type.clone(),
+            annotations: serde_json::to_string(&description.annotations).unwrap_or_else(|_| "{}".into()),
+            labels: copy.labels.clone(),
+            min_layer_created_at: copy.min_layer_created_at,
+            max_layer_created_at: copy.max_layer_created_at,
+            bytes: copy.bytes.clone(),
+        };
+        let row = transaction.put_manifest(id, &new, copy.pushed_at)?;
+        references.blobs.iter().try_for_each(|blob| transaction.ensure_manifest_blob(row, *blob))?;
+        description.children.iter().try_for_each(|child| transaction.ensure_child(id, row, &child.digest))?;
+        let mut changed = transaction.list_tags_of(row)?;
+        changed.push(copy.digest.to_string());
+        self.evict_around_commit(transaction, name, changed);
+        Ok(())
+    }
+
+    fn put_tag_copy(
+        self: &Arc<Self>,
+        transaction: &WriteTransaction<'_>,
+        name: &RepositoryName,
+        id: RepositoryId,
+        tag: &str,
+        digest: &Digest,
+        at: i64,
+    ) -> Result<(), RegistryError> {
+        Tag::parse(tag).map_err(|error| RegistryError::ManifestInvalid { reason: error.to_string() })?;
+        match transaction.get_manifest_id(id, digest)? {
+            Some((manifest, _)) => transaction.put_tag(id, tag, manifest, at)?,
+            // It was deleted since; what became of the tag comes later.
+            None => {
+                transaction.delete_tag(id, tag)?;
+            }
+        }
+        self.evict_around_commit(transaction, name, vec![tag.to_owned()]);
+        Ok(())
+    }
+
+    fn take_manifest(
+        self: &Arc<Self>,
+        transaction: &WriteTransaction<'_>,
+        name: &RepositoryName,
+        id: RepositoryId,
+        digest: &Digest,
+    ) -> Result<(), RegistryError> {
+        let Some((manifest, _)) = transaction.get_manifest_id(id, digest)? else { return Ok(()) };
+        let mut changed = transaction.list_tags_of(manifest)?;
+        changed.push(digest.to_string());
+        transaction.delete_manifest(manifest)?;
+        self.evict_around_commit(transaction, name, changed);
+        Ok(())
+    }
+
+    /// Takes away some manifests of a repository; gives how many.
+    fn take_manifests(
+        self: &Arc<Self>,
+        transaction: &WriteTransaction<'_>,
+        name: &RepositoryName,
+        id: RepositoryId,
+    ) -> Result<usize, RegistryError> {
+        let digests = transaction.list_digests(id, None, None, BATCH)?;
+        digests.iter().try_for_each(|digest| self.take_manifest(transaction, name, id, digest))?;
+        Ok(digests.len())
+    }
+
+    async fn apply_page(
+        self: &Arc<Self>,
+        account: &AccountName,
+        slices: Vec<Slice>,
+        next: Option<ListPlace>,
+        base: Cursor,
+    ) -> Result<(), RegistryError> {
+        let mut manifests = Vec::new();
+        for slice in &slices {
+            match slice {
+                Slice::Repository { after, name } => {
+                    self.take_away_between(account, after, name.as_deref(), false).await?;
+                }
+                Slice::Manifests { repository, manifests: listed, .. } => {
+                    manifests.extend(listed.iter().map(|copy| (repository.clone(), copy.clone())));
+                }
+                Slice::Tags { .. } => {}
+            }
+        }
+        let prepared = prepare(manifests).await?;
+        let state = if next.is_some() { FollowState::Listing } else { FollowState::Following };
+        let follow = FollowRow { account: account.clone(), state, cursor: base };
+        let inner = self.clone();
+        let applied = self.metadata.write(move |transaction| {
+            for slice in &slices {
+                inner.apply_slice(transaction, &follow.account, slice, &prepared)?;
+            }
+            Ok::<_, RegistryError>(transaction.put_follow(&follow)?)
+        });
+        applied.await?;
+        match next {
+            Some(next) => self.copies.listed(account, next, base),
+            // How much has happened since is told with the events.
+            None => self.copies.moved(account, base, base.sequence, None),
+        }
+        Ok(())
+    }
+
+    fn apply_slice(
+        self: &Arc<Self>,
+        transaction: &WriteTransaction<'_>,
+        account: &AccountName,
+        slice: &Slice,
+        prepared: &PreparedOf,
+    ) -> Result<(), RegistryError> {
+        let now = self.clock.now();
+        let of = |name: &str| -> Result<(RepositoryName, RepositoryId), RegistryError> {
+            let repository = repository_of(account, name)?;
+            let account = transaction.ensure_account(account, now)?;
+            let id = transaction.ensure_repository(account, &repository, now)?;
+            Ok((repository, id))
+        };
+        match slice {
+            Slice::Repository { name: Some(name), .. } => of(name).map(|_| ()),
+            Slice::Repository { name: None, .. } => Ok(()),
+            Slice::Manifests { repository, after, manifests, upto } => {
+                let (name, id) = of(repository)?;
+                for digest in transaction.list_digests(id, after.as_ref(), upto.as_ref(), usize::MAX >> 1)? {
+                    if manifests.binary_search_by(|copy| copy.digest.cmp(&digest)).is_err() {
+                        self.take_manifest(transaction, &name, id, &digest)?;
+                    }
+                }
+                for copy in manifests {
+                    let manifest = prepared.get(&(repository.clone(), copy.digest));
+                    self.put_copy(transaction, &name, id, manifest.ok_or(RegistryError::Interrupted)?)?;
+                }
+                Ok(())
+            }
+            Slice::Tags { repository, after, tags, upto } => {
+                let (name, id) = of(repository)?;
+                let is_in_slice = |tag: &str| upto.as_deref().is_none_or(|upto| tag <= upto);
+                let here = transaction.list_tag_copies(id, after, usize::MAX >> 1)?;
+                for tag in here.iter().take_while(|tag| is_in_slice(&tag.name)) {
+                    if tags.binary_search_by(|listed| listed.name.cmp(&tag.name)).is_err() {
+                        transaction.delete_tag(id, &tag.name)?;
+                        self.evict_around_commit(transaction, &name, vec![tag.name.clone()]);
+                    }
+                }
+                for tag in tags {
+                    self.put_tag_copy(transaction, &name, id, &tag.name, &tag.digest, tag.pushed_at)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes away the manifests of an account's repositories whose full names lie between two names, step by step;
+    /// `with_blobs`: the repositories as well. Without, blobs stay that clients may just be pushing here.
+    async fn take_away_between(
+        self: &Arc<Self>,
+        account: &AccountName,
+        after: &str,
+        before: Option<&str>,
+        with_blobs: bool,
+    ) -> Result<(), RegistryError> {
+        let mut after = after.to_owned();
+        loop {
+            let (inner, account, last) = (self.clone(), account.clone(), after.clone());
+            let before = before.map(str::to_owned);
+            let step = self.metadata.write(move |transaction| {
+                let Some((account_id, _)) = transaction.get_event_head(&account)? else { return Ok(None) };
+                let Some((id, found)) = transaction.get_next_repository(account_id, &last)? else { return Ok(None) };
+                if before.is_some_and(|before| found >= before) {
+                    return Ok(None);
+                }
+                let name = repository_of(&account, &found)?;
+                if inner.take_manifests(transaction, &name, id)? == BATCH {
+                    return Ok(Some(last));
+                }
+                if with_blobs {
+                    if unmount_some(transaction, id)? == BATCH {
+                        return Ok(Some(last));
+                    }
+                    transaction.delete_repository(id)?;
+                }
+                Ok::<_, RegistryError>(Some(found))
+            });
+            match step.await? {
+                Some(last) => after = last,
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Takes some blobs out of a repository; gives how many. Their bytes are left to the storage sweep.
+fn unmount_some(transaction: &WriteTransaction<'_>, repository: RepositoryId) -> Result<usize, RegistryError> {
+    let mounts = transaction.list_mounts(repository, BATCH)?;
+    for blob in &mounts {
+        transaction.unmount_blob(repository, blob.id)?;
+    }
+    Ok(mounts.len())
+}

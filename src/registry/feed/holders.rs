@@ -1,0 +1,462 @@
+//! Who follows which accounts, who holds a lease, and which events are everywhere. Pure: the time comes from outside, as
+//! the machine's uptime.
+//!
+//! Invariants: an event is confirmed only when everyone who holds a lease of its account has applied it, or their lease
+//! has run out here, where it is counted from the arrival of the request that renewed it, and longer than there. An
+//! account is granted only to who is being sent all of it; whoever is granted is waited for from that moment on.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keppel_federation::vocabulary::{AccountName, NodeId};
+use tokio::sync::Notify;
+
+use super::messages::{FollowRequest, Place};
+use crate::metadata::Cursor;
+
+/// What is known of followers.
+pub(super) struct Holders {
+    lease: Duration,
+    sessions: HashMap<NodeId, Session>,
+    accounts: HashMap<AccountName, Watched>,
+    /// Nodes that may hold leases from before this process started, and until when.
+    former: HashMap<NodeId, Duration>,
+}
+
+struct Session {
+    id: u64,
+    with_lease: bool,
+    lease_until: Duration,
+    heard: Duration,
+    held: HashMap<AccountName, Held>,
+    /// Accounts in which something may be new to it.
+    stirred: HashSet<AccountName>,
+    wake: Arc<Notify>,
+}
+
+struct Held {
+    place: Place,
+    granted: bool,
+    /// The end of the log and the confirmed event that it was told of last.
+    told: Option<(u64, Option<u64>)>,
+}
+
+/// An account that somebody follows.
+#[derive(Default)]
+struct Watched {
+    /// Its newest event, once that was looked up.
+    head: Option<Cursor>,
+    /// Everything up to this event is everywhere.
+    confirmed: u64,
+    followers: HashSet<NodeId>,
+}
+
+/// What a follower is told of a place that it will reach.
+pub(super) struct Standing {
+    pub(super) confirmed: Option<u64>,
+    /// Whether it was told just that before.
+    pub(super) is_known: bool,
+}
+
+/// Whether all is everywhere that happened so far.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    Yes,
+    /// Not before something moves, or this time comes.
+    NotBefore(Duration),
+}
+
+impl Holders {
+    pub(super) fn new(lease: Duration) -> Self {
+        Self { lease, sessions: HashMap::new(), accounts: HashMap::new(), former: HashMap::new() }
+    }
+
+    /// How much longer a lease counts here than at its holder: clocks may run at different speeds.
+    fn counted(&self, lease: Duration) -> Duration {
+        lease + lease / 50 + Duration::from_millis(10)
+    }
+
+    /// A node may hold a lease of this length since before `now`.
+    pub(super) fn recall(&mut self, node: NodeId, lease: Duration, now: Duration) {
+        self.former.insert(node, now + self.counted(lease));
+    }
+
+    /// Takes a request that arrived at `now`; `may_grant`: whether leases may be granted now. Gives what wakes the
+    /// session; `None` when it is unknown.
+    pub(super) fn take(
+        &mut self,
+        node: NodeId,
+        request: FollowRequest,
+        may_grant: bool,
+        now: Duration,
+    ) -> Option<Arc<Notify>> {
+        self.sweep(now);
+        if request.is_first {
+            if self.sessions.get(&node).is_some_and(|session| session.id >= request.session) {
+                // It was overtaken by a later one.
+                return None;
+            }
+            self.end(node, now);
+            if self.former.remove(&node).is_some() && self.former.is_empty() {
+                self.settle_all(now);
+            }
+            let session = Session {
+                id: request.session,
+                with_lease: may_grant,
+                lease_until: now,
+                heard: now,
+                held: HashMap::new(),
+                stirred: HashSet::new(),
+                wake: Arc::default(),
+            };
+            self.sessions.insert(node, session);
+        }
+        let until = now + self.counted(self.lease);
+        let session = self.sessions.get_mut(&node).filter(|session| session.id == request.session)?;
+        if may_grant && !session.with_lease {
+            // A session without leases makes way for one with them.
+            self.end(node, now);
+            return None;
+        }
+        session.heard = now;
+        if may_grant {
+            session.lease_until = until;
+        }
+        let wake = session.wake.clone();
+        let mut changed = Vec::new();
+        for (account, place) in request.places {
+            let held = session.held.entry(account.clone());
+            let held = held.or_insert_with(|| Held { place: place.clone(), granted: false, told: None });
+            // Whoever asks for a listing has given up the grant before.
+            held.granted &= matches!(place, Place::At(_));
+            held.place = place;
+            session.stirred.insert(account.clone());
+            self.accounts.entry(account.clone()).or_default().followers.insert(node);
+            changed.push(account);
+        }
+        for account in &request.dropped {
+            session.held.remove(account);
+            session.stirred.remove(account);
+        }
+        for account in request.dropped {
+            self.leave(node, &account);
+            changed.push(account);
+        }
+        for account in changed {
+            self.settle(&account, now);
+        }
+        Some(wake)
+    }
+
+    /// The accounts of a session in which something may be new, with its places; `None` when it has ended. They are
+    /// given once; those that the lease covers come first.
+    pub(super) fn take_stirred(&mut self, node: NodeId, id: u64) -> Option<Vec<(AccountName, Place)>> {
+        let session = self.sessions.get_mut(&node).filter(|session| session.id == id)?;
+        let stirred = std::mem::take(&mut session.stirred);
+        let mut places: Vec<(bool, AccountName, Place)> = Vec::with_capacity(stirred.len());
+        for account in stirred {
+            if let Some(held) = session.held.get(&account) {
+                places.push((!held.granted, account, held.place.clone()));
+            }
+        }
+        places.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        Some(places.into_iter().map(|(_, account, place)| (account, place)).collect())
+    }
+
+    /// Accounts for which there was no room are looked at again.
+    pub(super) fn stir(&mut self, node: NodeId, id: u64, accounts: impl IntoIterator<Item = AccountName>) {
+        if let Some(session) = self.sessions.get_mut(&node).filter(|session| session.id == id) {
+            session.stirred.extend(accounts);
+        }
+    }
+
+    /// A follower is about to be sent everything up to `upto`, of a log whose end was just read to be `head`. With all of
+    /// it the account is granted. `None` when the session has ended or has moved on.
+    pub(super) fn stand(
+        &mut self,
+        node: NodeId,
+        id: u64,
+        account: &AccountName,
+        (upto, head): (Cursor, Cursor),
+        now: Duration,
+    ) -> Option<Standing> {
+        self.sweep(now);
+        let watched = self.accounts.get_mut(account)?;
+        if watched.head.is_none_or(|known| known.sequence < head.sequence) {
+            watched.head = Some(head);
+        }
+        self.settle(account, now);
+        let may_grant = self.former.is_empty();
+        let session = self.sessions.get_mut(&node).filter(|session| session.id == id)?;
+        let held = session.held.get_mut(account)?;
+        held.granted |= may_grant && session.with_lease && session.lease_until >= now && upto == head;
+        let watched = self.accounts.get(account)?;
+        let confirmed = held.granted.then_some(watched.confirmed);
+        let end = watched.head.map_or(0, |head| head.sequence);
+        let told = Some((end, confirmed));
+        let is_known = held.told == told;
+        held.told = told;
+        Some(Standing { confirmed, is_known })
+    }
+
+    /// An account is not to be followed here.
+    pub(super) fn refuse(&mut self, node: NodeId, account: &AccountName, now: Duration) {
+        if let Some(session) = self.sessions.get_mut(&node) {
+            session.held.remove(account);
+        }
+        self.leave(node, account);
+        self.settle(account, now);
+    }
+
+    /// A log has grown. Gives whether somebody waits for that.
+    pub(super) fn advance(&mut self, account: &AccountName, head: Cursor, now: Duration) {
+        let Some(watched) = self.accounts.get_mut(account) else { return };
+        watched.head = Some(head);
+        for follower in &watched.followers {
+            if let Some(session) = self.sessions.get_mut(follower) {
+                session.stirred.insert(account.clone());
+                session.wake.notify_one();
+            }
+        }
+        self.settle(account, now);
+    }
+
+    /// The newest event of an account, if anybody follows it.
+    pub(super) fn head(&self, account: &AccountName) -> u64 {
+        self.accounts.get(account).and_then(|watched| watched.head).map_or(0, |head| head.sequence)
+    }
+
+    /// Whether everything up to an event is everywhere.
+    pub(super) fn settled(&mut self, account: &AccountName, sequence: u64, now: Duration) -> Settled {
+        self.sweep(now);
+        if let Some(until) = self.former.values().min() {
+            return Settled::NotBefore(*until);
+        }
+        let Some(watched) = self.accounts.get(account) else { return Settled::Yes };
+        if watched.confirmed >= sequence {
+            return Settled::Yes;
+        }
+        let holders = watched.followers.iter().filter_map(|node| self.sessions.get(node));
+        let granted = holders.filter(|session| session.held.get(account).is_some_and(|held| held.granted));
+        match granted.map(|session| session.lease_until).min() {
+            Some(until) => Settled::NotBefore(until + Duration::from_millis(1)),
+            None => Settled::Yes,
+        }
+    }
+
+    /// Ends what has run out. Gives whether anything did.
+    pub(super) fn sweep(&mut self, now: Duration) -> bool {
+        let silence = self.counted(self.lease);
+        let over = |session: &Session| match session.with_lease {
+            true => session.lease_until < now,
+            false => session.heard + silence < now,
+        };
+        let over: Vec<NodeId> = self.sessions.iter().filter(|(_, s)| over(s)).map(|(node, _)| *node).collect();
+        for node in &over {
+            self.end(*node, now);
+        }
+        let before = self.former.len();
+        self.former.retain(|_, until| *until >= now);
+        if before > 0 && self.former.is_empty() {
+            self.settle_all(now);
+        }
+        !over.is_empty() || before != self.former.len()
+    }
+
+    /// The nodes that hold a lease or may.
+    pub(super) fn nodes(&self) -> HashSet<NodeId> {
+        self.sessions.keys().chain(self.former.keys()).copied().collect()
+    }
+
+    fn end(&mut self, node: NodeId, now: Duration) {
+        let Some(session) = self.sessions.remove(&node) else { return };
+        session.wake.notify_one();
+        for account in session.held.into_keys() {
+            self.leave(node, &account);
+            self.settle(&account, now);
+        }
+    }
+
+    fn leave(&mut self, node: NodeId, account: &AccountName) {
+        if let Some(watched) = self.accounts.get_mut(account) {
+            watched.followers.remove(&node);
+            if watched.followers.is_empty() {
+                self.accounts.remove(account);
+            }
+        }
+    }
+
+    fn settle_all(&mut self, now: Duration) {
+        let accounts: Vec<AccountName> = self.accounts.keys().cloned().collect();
+        for account in accounts {
+            self.settle(&account, now);
+            self.stir_followers(&account);
+        }
+    }
+
+    /// Moves the confirmed event forward as far as it may go.
+    fn settle(&mut self, account: &AccountName, now: Duration) {
+        if !self.former.is_empty() {
+            return;
+        }
+        let Some(watched) = self.accounts.get_mut(account) else { return };
+        let Some(head) = watched.head else { return };
+        let mut everywhere = head.sequence;
+        for node in &watched.followers {
+            let Some(session) = self.sessions.get(node).filter(|session| session.lease_until >= now) else { continue };
+            if let Some(Held { granted: true, place: Place::At(cursor), .. }) = session.held.get(account) {
+                everywhere = everywhere.min(cursor.sequence);
+            }
+        }
+        if everywhere > watched.confirmed {
+            watched.confirmed = everywhere;
+            self.stir_followers(account);
+        }
+    }
+
+    /// Those who hold the account are told.
+    fn stir_followers(&mut self, account: &AccountName) {
+        let Some(watched) = self.accounts.get(account) else { return };
+        for node in &watched.followers {
+            if let Some(session) = self.sessions.get_mut(node)
+                && session.held.contains_key(account)
+            {
+                session.stirred.insert(account.clone());
+                session.wake.notify_one();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(5);
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_public_key([number; 32])
+    }
+
+    fn acme() -> AccountName {
+        AccountName::parse("acme").unwrap()
+    }
+
+    fn at(sequence: u64) -> Cursor {
+        Cursor { sequence, stamp: 7 }
+    }
+
+    fn seconds(number: u64) -> Duration {
+        Duration::from_secs(number)
+    }
+
+    fn request(session: u64, is_first: bool, sequence: u64) -> FollowRequest {
+        let places = vec![(acme(), Place::At(at(sequence)))];
+        FollowRequest { session, is_first, wait_ms: 0, places, dropped: Vec::new() }
+    }
+
+    /// A follower that has everything up to event 3 and holds a lease.
+    fn held(holders: &mut Holders, number: u8, now: Duration) {
+        holders.take(node(number), request(1, true, 3), true, now).unwrap();
+        assert_eq!(holders.take_stirred(node(number), 1).unwrap().len(), 1);
+        let standing = holders.stand(node(number), 1, &acme(), (at(3), at(3)), now).unwrap();
+        assert_eq!(standing.confirmed, Some(3));
+    }
+
+    #[test]
+    fn an_event_is_everywhere_once_all_who_hold_a_lease_have_it() {
+        let mut holders = Holders::new(LEASE);
+        held(&mut holders, 1, seconds(1));
+        held(&mut holders, 2, seconds(1));
+        holders.advance(&acme(), at(4), seconds(2));
+        assert_eq!(holders.head(&acme()), 4);
+        assert!(matches!(holders.settled(&acme(), 4, seconds(2)), Settled::NotBefore(_)));
+        holders.take(node(1), request(1, false, 4), true, seconds(2)).unwrap();
+        assert!(matches!(holders.settled(&acme(), 4, seconds(2)), Settled::NotBefore(_)));
+        let told = holders.stand(node(1), 1, &acme(), (at(4), at(4)), seconds(2)).unwrap();
+        assert_eq!(told.confirmed, Some(3), "nobody may show it yet");
+        holders.take(node(2), request(1, false, 4), true, seconds(3)).unwrap();
+        assert_eq!(holders.settled(&acme(), 4, seconds(3)), Settled::Yes);
+        assert_eq!(holders.take_stirred(node(1), 1).unwrap().len(), 1, "it is to be told");
+        let told = holders.stand(node(1), 1, &acme(), (at(4), at(4)), seconds(3)).unwrap();
+        assert_eq!((told.confirmed, told.is_known), (Some(4), false));
+        let told = holders.stand(node(1), 1, &acme(), (at(4), at(4)), seconds(3)).unwrap();
+        assert!(told.is_known);
+    }
+
+    #[test]
+    fn a_silent_holder_is_waited_for_until_its_lease_has_surely_run_out() {
+        let mut holders = Holders::new(LEASE);
+        held(&mut holders, 1, seconds(1));
+        holders.advance(&acme(), at(4), seconds(2));
+        // Counted from its last request, and longer than there.
+        assert!(matches!(holders.settled(&acme(), 4, seconds(6)), Settled::NotBefore(until) if until > seconds(6)));
+        assert_eq!(holders.settled(&acme(), 4, seconds(7)), Settled::Yes);
+        // It has to begin again, and is told nothing of before.
+        assert!(holders.take(node(1), request(1, false, 3), true, seconds(7)).is_none());
+        holders.take(node(1), request(2, true, 3), true, seconds(7)).unwrap();
+        let told = holders.stand(node(1), 2, &acme(), (at(3), at(4)), seconds(7)).unwrap();
+        assert_eq!(told.confirmed, None, "it does not have everything");
+    }
+
+    #[test]
+    fn who_is_far_behind_holds_nothing_and_keeps_nobody_waiting() {
+        let mut holders = Holders::new(LEASE);
+        holders.take(node(1), request(1, true, 1), true, seconds(1)).unwrap();
+        assert_eq!(holders.stand(node(1), 1, &acme(), (at(2), at(9)), seconds(1)).unwrap().confirmed, None);
+        holders.advance(&acme(), at(10), seconds(1));
+        assert_eq!(holders.settled(&acme(), 10, seconds(1)), Settled::Yes);
+        // Sent the rest, it is waited for from then on, before it has said that it has it.
+        let told = holders.stand(node(1), 1, &acme(), (at(10), at(10)), seconds(1)).unwrap();
+        assert_eq!(told.confirmed, Some(10));
+        holders.advance(&acme(), at(11), seconds(1));
+        assert!(matches!(holders.settled(&acme(), 11, seconds(1)), Settled::NotBefore(_)));
+        // Whoever asks for a listing holds nothing any more.
+        let listing = FollowRequest {
+            places: vec![(acme(), Place::Listing(super::super::messages::ListPlace::beginning()))],
+            ..request(1, false, 0)
+        };
+        holders.take(node(1), listing, true, seconds(1)).unwrap();
+        assert_eq!(holders.settled(&acme(), 11, seconds(1)), Settled::Yes);
+    }
+
+    #[test]
+    fn after_a_restart_former_holders_are_waited_for_until_they_come_back_or_their_time_is_over() {
+        let mut holders = Holders::new(LEASE);
+        holders.recall(node(1), LEASE, seconds(1));
+        holders.recall(node(2), LEASE, seconds(1));
+        assert!(matches!(holders.settled(&acme(), 0, seconds(2)), Settled::NotBefore(_)));
+        holders.take(node(1), request(1, true, 3), true, seconds(2)).unwrap();
+        let told = holders.stand(node(1), 1, &acme(), (at(3), at(3)), seconds(2)).unwrap();
+        assert_eq!(told.confirmed, None, "another one may still show what is older");
+        assert!(matches!(holders.settled(&acme(), 3, seconds(2)), Settled::NotBefore(_)));
+        assert!(holders.nodes().contains(&node(2)));
+        assert_eq!(holders.settled(&acme(), 3, Duration::from_millis(6111)), Settled::Yes);
+        assert!(!holders.nodes().contains(&node(2)));
+        let told = holders.stand(node(1), 1, &acme(), (at(3), at(3)), seconds(7)).unwrap();
+        assert_eq!(told.confirmed, Some(3));
+    }
+
+    #[test]
+    fn without_the_majority_nothing_is_granted_and_leases_are_not_renewed() {
+        let mut holders = Holders::new(LEASE);
+        held(&mut holders, 1, seconds(1));
+        for now in 2..6 {
+            holders.take(node(1), request(1, false, 3), false, seconds(now)).unwrap();
+        }
+        assert!(
+            holders.take(node(1), request(1, false, 3), false, seconds(7)).is_none(),
+            "it has run out all the same"
+        );
+        holders.take(node(1), request(2, true, 3), false, seconds(7)).unwrap();
+        assert_eq!(holders.stand(node(1), 2, &acme(), (at(3), at(3)), seconds(7)).unwrap().confirmed, None);
+        holders.advance(&acme(), at(4), seconds(8));
+        assert_eq!(holders.settled(&acme(), 4, seconds(8)), Settled::Yes);
+        // Once the majority is back, a new session brings leases.
+        assert!(holders.take(node(1), request(2, false, 4), true, seconds(9)).is_none());
+        // A request that was overtaken brings none.
+        holders.take(node(1), request(4, true, 4), true, seconds(9)).unwrap();
+        assert!(holders.take(node(1), request(3, true, 1), true, seconds(9)).is_none());
+    }
+}

@@ -1,0 +1,294 @@
+//! Tells other regions what changes in the accounts of this one, and acknowledges a change when it is safe to.
+//!
+//! A region that follows asks again and again, with its place in the log of each account; the answer waits until there is
+//! something new. The next question says what has been applied and renews the asker's *lease*: while it holds one, it
+//! answers by itself, and so a write here waits until everyone who holds one has the event ([`Inner::settled`]). Reads
+//! here wait in the same way, and followers show an event only once they are told that it is everywhere: else somebody
+//! who has seen the new could be shown the old in another region.
+//!
+//! Invariants: those of `holders`; a node is on disk as a holder before it is granted anything, and so a restart knows for
+//! whom to wait. Deliberately absent: blobs.
+
+mod holders;
+pub(super) mod messages;
+mod outgoing;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use keppel_federation::vocabulary::{AccountName, NodeId};
+use tokio::sync::Notify;
+
+use self::holders::{Holders, Settled};
+use self::messages::{FollowAnswer, FollowRequest, News, NewsKind, Place};
+use self::outgoing::{ANSWER_BYTES, Found};
+use super::{Inner, Registry, RegistryError};
+use crate::metadata::EventHead;
+use crate::model::uptime;
+
+/// Accounts that are looked at for one answer.
+const ACCOUNTS_PER_LOOK: usize = 256;
+/// Nodes whose leases a restart remembers; a federation has fewer.
+const HOLDERS_MAX: usize = 10_000;
+/// Events that are trimmed in one transaction.
+const TRIMMED_BATCH: usize = 1000;
+/// Accounts that are looked at in one step.
+const ACCOUNTS_STEP: usize = 100;
+
+/// The followers of this node's accounts.
+pub(super) struct Feed {
+    lease: Duration,
+    holders: Mutex<Holders>,
+    /// Something was confirmed, or a lease ended.
+    moved: Notify,
+    /// Until when this node may speak for its accounts, as uptime in milliseconds.
+    authority_until_ms: AtomicU64,
+}
+
+impl Feed {
+    pub(super) fn new(lease: Duration) -> Self {
+        Self {
+            lease,
+            holders: Mutex::new(Holders::new(lease)),
+            moved: Notify::new(),
+            authority_until_ms: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// Logs have grown. Called by the writer, before anybody is answered.
+    pub(super) fn advance(&self, heads: &[EventHead]) {
+        let now = uptime();
+        {
+            let mut holders = self.holders();
+            heads.iter().for_each(|head| holders.advance(&head.account, head.cursor, now));
+        }
+        self.moved.notify_waiters();
+    }
+
+    /// Whether a majority of the federation stood behind this node's view within the lease time. Two loads: asked at
+    /// every pull.
+    pub(super) fn has_authority(&self) -> bool {
+        let until = self.authority_until_ms.load(Ordering::Relaxed);
+        until == u64::MAX || u128::from(until) > uptime().as_millis()
+    }
+
+    fn holders(&self) -> MutexGuard<'_, Holders> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Waits until everything that has happened in an account is with everyone who may answer for it. Ends with the last
+    /// lease at the latest.
+    ///
+    /// Cancel safety: safe.
+    pub(super) async fn settled(&self, account: &AccountName) {
+        let sequence = self.feed.holders().head(account);
+        let began = uptime();
+        loop {
+            let mut moved = std::pin::pin!(self.feed.moved.notified());
+            moved.as_mut().enable();
+            let until = match self.feed.holders().settled(account, sequence, uptime()) {
+                Settled::Yes => break,
+                Settled::NotBefore(until) => until,
+            };
+            let _ = tokio::time::timeout(until.saturating_sub(uptime()), moved).await;
+        }
+        let waited = uptime().saturating_sub(began);
+        if waited > Duration::from_millis(1) {
+            metrics::histogram!("keppel_feed_settle_seconds").record(waited.as_secs_f64());
+        }
+    }
+
+    /// Whether this node may speak for its accounts without a mark; asks the majority where that is not known.
+    pub(super) async fn confirm_authority(&self) -> bool {
+        if self.feed.has_authority() {
+            return true;
+        }
+        let confirmed = self.claims.confirm_majority().await;
+        self.refresh_authority();
+        confirmed
+    }
+
+    fn refresh_authority(&self) {
+        let age = self.claims.majority_age();
+        let left = age.and_then(|age| self.feed.lease.checked_sub(age)).unwrap_or_default();
+        let until = uptime().saturating_add(left).as_millis();
+        self.feed.authority_until_ms.store(u64::try_from(until).unwrap_or(u64::MAX - 1), Ordering::Relaxed);
+    }
+}
+
+impl Registry {
+    /// Remembers whom a former process may have granted leases, so that nothing is acknowledged behind their backs.
+    /// Called once, before the registry serves.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn recall_leases(&self) -> Result<(), RegistryError> {
+        let read = self.inner.metadata.read(|reader| reader.list_lease_holders(HOLDERS_MAX));
+        let former = read.await.map_err(RegistryError::Metadata)?;
+        let (now, mut holders) = (uptime(), self.inner.feed.holders());
+        for (node, lease_ms) in former {
+            holders.recall(node, Duration::from_millis(lease_ms).max(self.inner.feed.lease), now);
+        }
+        Ok(())
+    }
+
+    /// Ends leases that have run out, and looks whether this node may still speak for its accounts. To be called several
+    /// times within the lease time.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn tend_leases(&self) -> Result<(), RegistryError> {
+        self.inner.refresh_authority();
+        if self.inner.feed.holders().sweep(uptime()) {
+            self.inner.feed.moved.notify_waiters();
+        }
+        let recorded = self.inner.metadata.read(|reader| reader.list_lease_holders(HOLDERS_MAX)).await;
+        let recorded = recorded.map_err(RegistryError::Metadata)?;
+        let holding = self.inner.feed.holders().nodes();
+        if recorded.iter().all(|(node, _)| holding.contains(node)) {
+            return Ok(());
+        }
+        let inner = self.inner.clone();
+        let forgotten = self.inner.metadata.write(move |transaction| {
+            for (node, _) in recorded {
+                // One that has come back in between is written down after this.
+                if !inner.feed.holders().nodes().contains(&node) {
+                    transaction.delete_lease_holder(node)?;
+                }
+            }
+            Ok(())
+        });
+        forgotten.await
+    }
+
+    /// Takes away old events, all but those that the options keep.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn trim_events(&self) -> Result<(), RegistryError> {
+        let kept_max = self.inner.options.events_kept_max;
+        let kept_seconds = i64::try_from(self.inner.options.events_kept_for.as_secs()).unwrap_or(i64::MAX / 2);
+        let kept_since = self.inner.clock.now().saturating_sub(kept_seconds);
+        let mut after: Option<AccountName> = None;
+        loop {
+            let last = after.clone();
+            let accounts = self.inner.metadata.read(move |reader| reader.list_accounts(last.as_ref(), ACCOUNTS_STEP));
+            let accounts = accounts.await.map_err(RegistryError::Metadata)?;
+            let Some(last) = accounts.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for account in accounts {
+                while self.trim_some(account.clone(), kept_max, kept_since).await? == TRIMMED_BATCH {}
+            }
+        }
+    }
+
+    async fn trim_some(&self, account: AccountName, kept_max: u64, kept_since: i64) -> Result<usize, RegistryError> {
+        let trimmed = self.inner.metadata.write(move |transaction| match transaction.get_account(&account)? {
+            Some(id) => transaction.trim_events(id, kept_max, kept_since, TRIMMED_BATCH),
+            None => Ok(0),
+        });
+        trimmed.await.map_err(RegistryError::Metadata)
+    }
+
+    /// Answers a node that follows accounts of this one. Waits for news as long as the node asks, but no longer than half
+    /// the lease time.
+    ///
+    /// Cancel safety: what was found new is found again in the node's next session.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn follow(&self, node: NodeId, request: FollowRequest) -> Result<FollowAnswer, RegistryError> {
+        let (inner, arrived) = (&self.inner, uptime());
+        let may_grant = inner.feed.has_authority();
+        let (id, is_first) = (request.session, request.is_first);
+        let wait = Duration::from_millis(request.wait_ms.into()).min(inner.feed.lease / 2);
+        let taken = inner.feed.holders().take(node, request, may_grant, arrived);
+        inner.feed.moved.notify_waiters();
+        let Some(wake) = taken else { return Ok(FollowAnswer::UnknownSession) };
+        let lease = if may_grant { inner.feed.lease } else { Duration::ZERO };
+        let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
+        if is_first && may_grant {
+            let recorded = inner.metadata.write(move |transaction| transaction.put_lease_holder(node, lease_ms.into()));
+            recorded.await.map_err(RegistryError::Metadata)?;
+        }
+        loop {
+            let Some(stirred) = inner.feed.holders().take_stirred(node, id) else {
+                return Ok(FollowAnswer::UnknownSession);
+            };
+            if !stirred.is_empty() {
+                let news = inner.look(node, id, stirred).await?;
+                if !news.is_empty() {
+                    return Ok(FollowAnswer::News { lease_ms, news });
+                }
+                continue;
+            }
+            let left = wait.saturating_sub(uptime().saturating_sub(arrived));
+            if left.is_zero() || tokio::time::timeout(left, wake.notified()).await.is_err() {
+                return Ok(FollowAnswer::News { lease_ms, news: Vec::new() });
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// What is new in accounts, for a node at these places.
+    async fn look(
+        self: &Arc<Self>,
+        node: NodeId,
+        id: u64,
+        mut places: Vec<(AccountName, Place)>,
+    ) -> Result<Vec<News>, RegistryError> {
+        let left = places.split_off(places.len().min(ACCOUNTS_PER_LOOK));
+        self.feed.holders().stir(node, id, left.into_iter().map(|(account, _)| account));
+        let mut news = Vec::new();
+        places.retain(|(account, _)| {
+            // What a mirror holds says nothing about what there is outside.
+            let is_ours = self.claims.is_primary(account) && self.external_source(account).is_none();
+            if !is_ours {
+                self.feed.holders().refuse(node, account, uptime());
+                news.push(News { account: account.clone(), what: NewsKind::NotPrimary });
+            }
+            is_ours
+        });
+        let reading = self.metadata.read(move |reader| {
+            let (mut room, mut found, mut left) = (ANSWER_BYTES, Vec::new(), Vec::new());
+            for (account, place) in places {
+                match room {
+                    0 => left.push(account),
+                    _ => found.push((outgoing::find(reader, &account, &place, &mut room)?, account)),
+                }
+            }
+            Ok::<_, RegistryError>((found, left))
+        });
+        let (found, left) = reading.await?;
+        self.feed.holders().stir(node, id, left);
+        for (found, account) in found {
+            news.extend(self.tell(node, id, account, found));
+        }
+        self.feed.moved.notify_waiters();
+        Ok(news)
+    }
+
+    fn tell(&self, node: NodeId, id: u64, account: AccountName, found: Found) -> Option<News> {
+        let what = match found {
+            Found::Events { changes, upto, head } => {
+                let standing = self.feed.holders().stand(node, id, &account, (upto, head), uptime())?;
+                if changes.is_empty() && upto == head && standing.is_known {
+                    return None;
+                }
+                NewsKind::Events { changes, upto, head: head.sequence, confirmed: standing.confirmed }
+            }
+            Found::Page { slices, next, base } => NewsKind::Page { slices, next, base },
+            Found::Resync => NewsKind::Resync,
+            Found::TooLarge => {
+                tracing::warn!(%account, peer = %node, "a manifest is too large to be sent: the account is not followed");
+                self.feed.holders().refuse(node, &account, uptime());
+                NewsKind::NotPrimary
+            }
+        };
+        Some(News { account, what })
+    }
+}

@@ -1,0 +1,450 @@
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use keppel_federation::vocabulary::NodeId;
+
+use super::*;
+use crate::model::uptime;
+
+/// The other region as the replica reaches it; counts the questions.
+struct Way {
+    primary: Registry,
+    asked: Arc<AtomicUsize>,
+}
+
+fn primary_node() -> NodeId {
+    NodeId::from_public_key([1; 32])
+}
+
+fn replica_node() -> NodeId {
+    NodeId::from_public_key([2; 32])
+}
+
+impl Way {
+    fn ask(&self) -> &Registry {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        &self.primary
+    }
+}
+
+#[async_trait]
+impl Upstream for Way {
+    fn primary(&self, _: &AccountName) -> Option<Primary> {
+        Some(Primary { node: primary_node(), region: "eu".into() })
+    }
+
+    fn others(&self, _: &AccountName) -> Vec<Primary> {
+        Vec::new()
+    }
+
+    async fn manifest(
+        &self,
+        _: &Primary,
+        repository: &RepositoryName,
+        reference: &Reference,
+        known: Option<&Digest>,
+    ) -> Result<RemoteManifest, RegistryError> {
+        let manifest = self.ask().load_manifest(repository, reference).await?;
+        let bytes = (known != Some(&manifest.digest)).then(|| manifest.bytes.clone());
+        let media_type = String::from_utf8(manifest.media_type.to_vec()).unwrap();
+        Ok(RemoteManifest { digest: manifest.digest, media_type, bytes, is_stale: manifest.is_stale })
+    }
+
+    async fn blob_size_bytes(&self, _: &Primary, _: &RepositoryName, _: &Digest) -> Result<u64, RegistryError> {
+        Err(RegistryError::Interrupted)
+    }
+
+    async fn blob(&self, _: &Primary, _: &RepositoryName, _: &Digest, _: u64) -> Result<RemoteBlob, RegistryError> {
+        Err(RegistryError::Interrupted)
+    }
+
+    async fn blob_part(
+        &self,
+        _: &Primary,
+        _: &RepositoryName,
+        _: &Digest,
+        _: Range<u64>,
+    ) -> Result<Bytes, RegistryError> {
+        Err(RegistryError::Interrupted)
+    }
+
+    async fn tags(
+        &self,
+        _: &Primary,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<String>, RegistryError> {
+        self.ask().list_tags(repository, after, limit).await
+    }
+
+    async fn referrers(
+        &self,
+        _: &Primary,
+        repository: &RepositoryName,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Page<Referrer>, RegistryError> {
+        self.ask().list_referrers(repository, subject, artifact_type, after, limit).await
+    }
+
+    async fn mount(
+        &self,
+        _: &Primary,
+        repository: &RepositoryName,
+        digest: &Digest,
+        from: Option<&RepositoryName>,
+    ) -> Result<bool, RegistryError> {
+        self.ask().mount_blob(repository, digest, from).await
+    }
+
+    async fn put_manifest(
+        &self,
+        _: &Primary,
+        repository: &RepositoryName,
+        target: &ManifestTarget,
+        media_type: Option<&str>,
+        bytes: Bytes,
+    ) -> Result<PutManifest, RegistryError> {
+        self.ask().put_manifest(repository, target.clone(), media_type, bytes).await
+    }
+
+    async fn delete(&self, _: &Primary, repository: &RepositoryName, what: &Deletion) -> Result<(), RegistryError> {
+        match what {
+            Deletion::Manifest(digest) => self.ask().delete_manifest(repository, digest).await,
+            Deletion::Tag(tag) => self.ask().delete_tag(repository, tag).await,
+            Deletion::Blob(digest) => self.ask().delete_blob(repository, digest).await,
+        }
+    }
+}
+
+/// What the replica knows of claims: another region has every name.
+struct NotOurs;
+
+#[async_trait]
+impl AccountClaims for NotOurs {
+    async fn ensure_primary(&self, _: &AccountName, _: bool) -> Result<(), ClaimRefusal> {
+        Err(ClaimRefusal::Elsewhere { region: "eu".into() })
+    }
+
+    fn rules(&self, _: &AccountName) -> Option<AccountRules> {
+        None
+    }
+
+    fn is_deleting(&self, _: &AccountName) -> bool {
+        false
+    }
+
+    fn is_primary(&self, _: &AccountName) -> bool {
+        false
+    }
+
+    fn majority_age(&self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+
+    async fn confirm_majority(&self) -> bool {
+        true
+    }
+}
+
+/// A primary and a region that follows it, without a network between them.
+struct Pair {
+    primary: Bench,
+    replica: Bench,
+    asked: Arc<AtomicUsize>,
+    session: u64,
+    told: BTreeMap<AccountName, Place>,
+}
+
+impl Pair {
+    fn new(lease: Duration) -> Self {
+        let options = || RegistryOptions { lease, events_kept_max: 40, ..options() };
+        let primary = open_in(tempfile::tempdir().unwrap(), options());
+        let directory = tempfile::tempdir().unwrap();
+        let metadata = Metadata::open(&directory.path().join("metadata.db"), &MetadataOptions::default()).unwrap();
+        let storage = Storage::filesystem(FilesystemOptions::new(directory.path().join("storage"))).unwrap();
+        let clock = Arc::new(ManualClock::new(1_000_000));
+        let registry = Registry::new(options(), metadata, storage, clock.clone(), Arc::new(NotOurs));
+        let replica = Bench { registry, clock, directory };
+        let asked = Arc::new(AtomicUsize::new(0));
+        let way = Way { primary: primary.registry.clone(), asked: asked.clone() };
+        replica.registry.connect(Arc::new(way));
+        replica.registry.want_copy(&AccountName::parse("acme").unwrap());
+        Self { primary, replica, asked, session: 0, told: BTreeMap::new() }
+    }
+
+    fn break_off(&mut self) {
+        self.told.clear();
+    }
+
+    /// One question and its answer, applied. Gives whether anything was new.
+    async fn exchange(&mut self) -> bool {
+        let is_first = self.told.is_empty();
+        if is_first {
+            self.session += 1;
+            self.replica.registry.begin_copy_session(replica_source());
+        }
+        let mut places = self.replica.registry.copy_places();
+        places.retain(|(account, place)| self.told.get(account) != Some(place));
+        self.told.extend(places.iter().cloned());
+        let request = FollowRequest { session: self.session, is_first, wait_ms: 0, places, dropped: Vec::new() };
+        let sent = uptime();
+        match self.primary.registry.follow(replica_node(), request).await.unwrap() {
+            FollowAnswer::UnknownSession => {
+                self.break_off();
+                true
+            }
+            FollowAnswer::News { lease_ms, news } => {
+                let is_new = !news.is_empty();
+                for news in news {
+                    self.replica.registry.apply_news(replica_source(), news).await.unwrap();
+                }
+                let lease = Duration::from_millis(lease_ms.into());
+                self.replica.registry.renew_copy_lease(replica_source(), sent + lease);
+                is_new
+            }
+        }
+    }
+
+    async fn catch_up(&mut self) {
+        while self.exchange().await {}
+    }
+
+    fn questions(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// All manifests and tags of a registry.
+    async fn content(registry: &Registry) -> BTreeMap<String, Vec<String>> {
+        let read = registry.metadata().read(|reader| {
+            let mut content = BTreeMap::new();
+            let account = AccountName::parse("acme").unwrap();
+            let Some((account, _)) = reader.get_event_head(&account)? else { return Ok(content) };
+            let mut after = String::new();
+            while let Some((id, name)) = reader.get_next_repository(account, &after)? {
+                let (manifests, _) = reader.list_manifest_copies(id, None, 10_000, usize::MAX)?;
+                let mut lines: Vec<String> = manifests.iter().map(|manifest| format!("{manifest:?}")).collect();
+                let tags = reader.list_tag_copies(id, "", 10_000)?;
+                lines.extend(tags.iter().map(|tag| format!("{} {}", tag.name, tag.digest)));
+                if !lines.is_empty() {
+                    content.insert(name.clone(), lines);
+                }
+                after = name;
+            }
+            Ok::<_, RegistryError>(content)
+        });
+        read.await.unwrap()
+    }
+}
+
+fn replica_source() -> NodeId {
+    primary_node()
+}
+
+async fn push(registry: &Registry, name: &str, to: &str, mark: &str) -> Result<Digest, RegistryError> {
+    let name = repository(name);
+    let config = put_blob(registry, &name, b"{}").await;
+    Ok(registry.put_manifest(&name, tag(to), Some(OCI), image(&config, mark)).await?.digest)
+}
+
+fn generator(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed;
+    move |below| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    }
+}
+
+#[tokio::test]
+async fn what_is_followed_equals_the_primary_after_any_operations_cuts_and_trimmed_logs() {
+    let mut pair = Pair::new(Duration::from_millis(60));
+    let mut random = generator(11);
+    let names = ["acme/web", "acme/api", "acme/deep/er/still"];
+    let (mut listings, mut equal) = (0, 0);
+    for round in 0..60 {
+        for _ in 0..random(25) {
+            let registry = &pair.primary.registry;
+            let (name, to) = (names[random(names.len())], format!("v{}", random(6)));
+            let outcome = match random(12) {
+                0..=5 => push(registry, name, &to, &random(30).to_string()).await.map(|_| ()),
+                6 | 7 => registry.delete_tag(&repository(name), &Tag::parse(&to).unwrap()).await,
+                8..=10 => match registry.list_manifests(&repository(name), None, 100).await {
+                    Ok(page) if !page.items.is_empty() => {
+                        let digest = page.items[random(page.items.len())].manifest.digest;
+                        registry.delete_manifest(&repository(name), &digest).await
+                    }
+                    other => other.map(|_| ()),
+                },
+                _ => registry.delete_repository(&repository(name)).await,
+            };
+            drop(outcome);
+            // The follower takes part now and then while it goes on; a write does not wait for one without a lease.
+            if random(8) == 0 {
+                pair.exchange().await;
+            }
+        }
+        match random(6) {
+            0 => pair.break_off(),
+            1 => pair.primary.registry.trim_events().await.unwrap(),
+            2 => {
+                // Away for so long that the log does not reach back.
+                pair.break_off();
+                for number in 0..30 {
+                    push(&pair.primary.registry, names[0], &format!("v{}", number % 6), &number.to_string())
+                        .await
+                        .unwrap();
+                }
+                pair.primary.registry.trim_events().await.unwrap();
+            }
+            _ => {}
+        }
+        let before = pair.replica.registry.copy_places();
+        pair.exchange().await;
+        listings += usize::from(
+            matches!(before[0].1, Place::At(_))
+                && matches!(pair.replica.registry.copy_places()[0].1, Place::Listing(_)),
+        );
+        if random(3) == 0 {
+            pair.catch_up().await;
+            let (there, here) =
+                (Pair::content(&pair.primary.registry).await, Pair::content(&pair.replica.registry).await);
+            assert_eq!(here, there, "round {round}");
+            assert_eq!(pair.replica.registry.copy_status()[0].behind_events, Some(0), "round {round}");
+            equal += usize::from(!there.is_empty());
+        }
+    }
+    assert!(listings > 3 && equal > 10, "{listings} {equal}");
+}
+
+#[tokio::test]
+async fn a_fresh_copy_answers_by_itself_and_a_write_waits_for_it() {
+    let mut pair = Pair::new(Duration::from_secs(20));
+    let (there, here) = (pair.primary.registry.clone(), pair.replica.registry.clone());
+    let app = repository("acme/app");
+    let first = push(&there, "acme/app", "v1", "first").await.unwrap();
+    pair.catch_up().await;
+    let asked = pair.questions();
+    assert_eq!(here.load_manifest(&app, &reference("v1")).await.unwrap().digest, first);
+    let absent = here.load_manifest(&app, &reference("v2")).await;
+    assert!(matches!(absent, Err(RegistryError::ManifestUnknown { .. })));
+    let absent = here.load_manifest(&repository("acme/none"), &reference("v2")).await;
+    assert!(matches!(absent, Err(RegistryError::RepositoryUnknown { .. })));
+    assert_eq!(here.list_tags(&app, None, 10).await.unwrap().items, ["v1"]);
+    assert!(here.list_referrers(&app, &first, None, None, 10).await.unwrap().items.is_empty());
+    assert_eq!(pair.questions(), asked, "it had to ask");
+
+    // Neither the one who pushes nor anybody who asks the primary gets ahead of the copy.
+    let (pushing, reading) = (there.clone(), there.clone());
+    let write = tokio::spawn(async move { push(&pushing, "acme/app", "v1", "second").await.unwrap() });
+    while there.metadata().read(|r| r.get_manifest_by_tag("acme/app", "v1")).await.map(digest_in).unwrap()
+        == Some(first)
+    {
+        tokio::task::yield_now().await;
+    }
+    let read = tokio::spawn(async move { reading.load_manifest(&repository("acme/app"), &reference("v1")).await });
+    assert_eq!(here.load_manifest(&app, &reference("v1")).await.unwrap().digest, first);
+    assert!(!write.is_finished() && !read.is_finished());
+    // It is here, and not known to be everywhere: the primary is asked.
+    pair.exchange().await;
+    let asked = pair.questions();
+    let (asking, name) = (here.clone(), app.clone());
+    let third = tokio::spawn(async move { asking.load_manifest(&name, &reference("v1")).await.unwrap().digest });
+    while pair.questions() == asked {
+        tokio::task::yield_now().await;
+    }
+    assert!(!write.is_finished() && !read.is_finished() && !third.is_finished());
+    pair.exchange().await;
+    let second = write.await.unwrap();
+    assert_eq!(read.await.unwrap().unwrap().digest, second);
+    assert_eq!(third.await.unwrap(), second);
+    pair.catch_up().await;
+    let asked = pair.questions();
+    assert_eq!(here.load_manifest(&app, &reference("v1")).await.unwrap().digest, second);
+    assert_eq!(pair.questions(), asked);
+
+    // A deletion takes the copy along, also by digest.
+    let deleting = there.clone();
+    let delete = tokio::spawn(async move { deleting.delete_manifest(&repository("acme/app"), &second).await });
+    while !delete.is_finished() {
+        pair.exchange().await;
+        tokio::task::yield_now().await;
+    }
+    delete.await.unwrap().unwrap();
+    pair.catch_up().await;
+    let gone = here.load_manifest(&app, &Reference::Digest(second)).await;
+    assert!(matches!(gone, Err(RegistryError::ManifestUnknown { .. })));
+}
+
+fn digest_in(row: Option<crate::metadata::ManifestRow>) -> Option<Digest> {
+    row.map(|row| row.digest)
+}
+
+#[tokio::test]
+async fn a_region_that_falls_silent_holds_up_a_write_no_longer_than_its_lease() {
+    let lease = Duration::from_millis(600);
+    let mut pair = Pair::new(lease);
+    push(&pair.primary.registry, "acme/app", "v1", "first").await.unwrap();
+    pair.catch_up().await;
+    let (start, app) = (Instant::now(), repository("acme/app"));
+    let second = push(&pair.primary.registry, "acme/app", "v1", "second").await.unwrap();
+    let took = start.elapsed();
+    assert!(took > lease / 2 && took < lease * 2, "{took:?}");
+    // By then it does not answer by itself any more.
+    let asked = pair.questions();
+    assert_eq!(pair.replica.registry.load_manifest(&app, &reference("v1")).await.unwrap().digest, second);
+    assert_eq!(pair.questions(), asked + 1);
+}
+
+#[tokio::test]
+async fn a_restarted_primary_waits_for_those_who_may_hold_a_lease_of_before() {
+    let lease = Duration::from_millis(700);
+    let mut pair = Pair::new(lease);
+    push(&pair.primary.registry, "acme/app", "v1", "first").await.unwrap();
+    pair.catch_up().await;
+    let Bench { registry, clock, directory } = pair.primary;
+    let options = registry.options().clone();
+    drop(registry);
+    // The way to it still holds the former one, which goes with the pair's replica.
+    let metadata = Metadata::open(&directory.path().join("metadata.db"), &MetadataOptions::default()).unwrap();
+    let storage = Storage::filesystem(FilesystemOptions::new(directory.path().join("storage"))).unwrap();
+    let restarted = Registry::new(options, metadata, storage, clock, Arc::new(LocalClaims));
+    restarted.recall_leases().await.unwrap();
+    let start = Instant::now();
+    push(&restarted, "acme/app", "v1", "second").await.unwrap();
+    assert!(start.elapsed() >= lease, "{:?}", start.elapsed());
+    let start = Instant::now();
+    push(&restarted, "acme/app", "v1", "third").await.unwrap();
+    assert!(start.elapsed() < lease / 2, "{:?}", start.elapsed());
+    // A time in which nobody held one is forgotten.
+    restarted.tend_leases().await.unwrap();
+    let recorded = restarted.metadata().read(|reader| reader.list_lease_holders(10)).await;
+    assert!(recorded.map_err(RegistryError::Metadata).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_late_does_not_put_back_what_was_replaced() {
+    let mut pair = Pair::new(Duration::from_millis(300));
+    let (there, here) = (pair.primary.registry.clone(), pair.replica.registry.clone());
+    let app = repository("acme/app");
+    push(&there, "acme/app", "v1", "first").await.unwrap();
+    pair.catch_up().await;
+    // A push through the replica is at the primary, and the tag has moved on there, before its answer is worked on here.
+    let config = put_blob(&here, &app, b"{}").await;
+    put_blob(&there, &app, b"{}").await;
+    let second = here.put_manifest(&app, tag("v1"), Some(OCI), image(&config, "second")).await.unwrap().digest;
+    let kept = here.metadata().read(|reader| reader.get_manifest_by_tag("acme/app", "v1")).await;
+    let kept: Option<crate::metadata::ManifestRow> = kept.map_err(RegistryError::Metadata).unwrap();
+    assert_ne!(digest_in(kept), Some(second), "written besides the events");
+    pair.catch_up().await;
+    assert_eq!(here.load_manifest(&app, &reference("v1")).await.unwrap().digest, second);
+    // The account is gone: so are its copies.
+    here.unfollow(&AccountName::parse("acme").unwrap(), true).await.unwrap();
+    assert!(Pair::content(&here).await.is_empty());
+    assert!(here.copy_places().is_empty());
+}
