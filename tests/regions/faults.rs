@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use crate::federation::{large_blob, three_regions, until};
+use crate::federation::{LEASE, large_blob, three_regions, until};
 use crate::harness::Image;
 use crate::leases::until_it_answers_alone;
 
@@ -14,10 +14,18 @@ async fn without_its_primary_a_region_serves_what_it_has_and_says_so_and_never_a
     eu.client.push_image("acme/app", "later", &later).await;
     eu.server.kill();
 
+    // As long as its lease lasts it answers as before; from then on the answers are marked.
     let start = Instant::now();
-    let stale = us.client.get("/v2/acme/app/manifests/v1").await.expect(200);
+    let stale = loop {
+        let answer = us.client.get("/v2/acme/app/manifests/v1").await.expect(200);
+        assert_eq!(answer.body, image.manifest.bytes);
+        if answer.headers.contains_key("warning") {
+            break answer;
+        }
+        assert!(start.elapsed() < LEASE, "not marked after {:?}", start.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     assert!(start.elapsed() < Duration::from_secs(10), "after {:?}", start.elapsed());
-    assert_eq!(stale.body, image.manifest.bytes);
     assert!(stale.header("warning").starts_with("110 "));
     // So does what was never pulled here, and a list.
     let stale = us.client.get("/v2/acme/app/manifests/later").await.expect(200);

@@ -28,6 +28,8 @@ impl Region {
             "federation.probe_interval=400ms".into(),
             "federation.probe_round_trip=150ms".into(),
             "federation.suspicion=1500ms".into(),
+            // An election may come in between on a busy machine.
+            "federation.command_timeout=5s".into(),
             "federation.heartbeat_interval=150ms".into(),
             "federation.election_timeout_min=750ms".into(),
             "federation.election_timeout_max=1500ms".into(),
