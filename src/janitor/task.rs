@@ -75,6 +75,8 @@ impl Task {
     pub(super) fn batch(self) -> usize {
         match self {
             Self::ManifestValidation => 100,
+            // One at a time, but taken and noted together.
+            Self::ImageGc | Self::MountSweep | Self::BlobSweep => 20,
             _ => 1,
         }
     }
@@ -84,7 +86,7 @@ impl Task {
         match self {
             // The largest blob there may be takes hours at the pace of the budget.
             Self::BlobValidation => Duration::from_secs(24 * 3600),
-            Self::ImageGc => Duration::from_secs(3600),
+            Self::ImageGc | Self::MountSweep | Self::BlobSweep => Duration::from_secs(3600),
             _ => Duration::from_secs(600),
         }
     }

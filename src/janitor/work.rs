@@ -129,56 +129,61 @@ impl JanitorWork {
         if count == 0 {
             return Ok(0);
         }
-        let outcome = self.tend(task, &items).await;
-        let now = registry.now();
-        let at = match &outcome {
-            // Some a little earlier than others, so that what came together does not stay together.
-            Ok(_) => now.saturating_sub((interval as f64 * 0.1 * rand::random::<f64>()) as i64),
-            Err(_) => now.saturating_sub(interval).saturating_add(seconds(RETRY).min(interval)),
-        };
-        let noted = registry
-            .metadata()
-            .write(move |transaction| items.iter().try_for_each(|item| transaction.put_cared(care, *item, at)));
-        noted.await.map_err(|error: MetadataError| RegistryError::from(error))?;
-        self.note(task, &outcome);
-        outcome.map(|_| count)
-    }
-
-    async fn tend(&self, task: Task, items: &[CareItem]) -> Result<RunReport, RegistryError> {
-        let registry = self.registry();
+        let mut looks = Vec::with_capacity(count);
         if task == Task::ManifestValidation {
             let manifests = items.iter().map(|item| item.manifest()).collect();
-            return manifest_validation::run(registry, manifests).await;
+            let outcome = manifest_validation::run(registry, manifests).await;
+            looks.extend(items.iter().map(|item| (*item, self.looked_at(interval, outcome.is_ok()))));
+            self.note(task, &outcome);
+        } else {
+            for item in items {
+                // One that cannot be looked at keeps no other from it.
+                let outcome = self.tend(task, item).await;
+                looks.push((item, self.looked_at(interval, outcome.is_ok())));
+                self.note(task, &outcome);
+            }
         }
-        let mut report = RunReport::default();
-        for item in items {
-            let item = *item;
-            report.add(match task {
-                Task::ImageGc => {
-                    let name =
-                        registry.metadata().read(move |reader| reader.get_repository_name(item.repository())).await;
-                    match name.map_err(|error: MetadataError| RegistryError::from(error))? {
-                        Some(name) => image_gc::run(registry, &name, false).await?,
-                        None => RunReport::default(),
-                    }
-                }
-                Task::MountSweep => mount_sweep::run(registry, item.repository(), self.grace(), false).await?,
-                Task::BlobSweep => {
-                    let name = registry.metadata().read(move |reader| reader.get_account_name(item.account())).await;
-                    match name.map_err(|error: MetadataError| RegistryError::from(error))? {
-                        Some(name) => blob_sweep::run(registry, &name, item.account(), false).await?,
-                        None => RunReport::default(),
-                    }
-                }
-                Task::BlobValidation => blob_validation::run(registry, item.blob(), self.budget()).await?,
-                Task::ManifestValidation
-                | Task::StorageSweep
-                | Task::AbandonedUploads
-                | Task::AccountDeletion
-                | Task::ManagedAccounts => RunReport::default(),
-            });
+        let noted = registry
+            .metadata()
+            .write(move |transaction| looks.iter().try_for_each(|(item, at)| transaction.put_cared(care, *item, *at)));
+        noted.await.map_err(|error: MetadataError| RegistryError::from(error))?;
+        Ok(count)
+    }
+
+    /// What is noted as the time of a look that ends now, so that the next one comes when it should.
+    fn looked_at(&self, interval: i64, is_done: bool) -> i64 {
+        let now = self.registry().now();
+        match is_done {
+            // Some a little earlier than others, so that what came together does not stay together.
+            true => now.saturating_sub((interval as f64 * 0.1 * rand::random::<f64>()) as i64),
+            false => now.saturating_sub(interval).saturating_add(seconds(RETRY).min(interval)),
         }
-        Ok(report)
+    }
+
+    async fn tend(&self, task: Task, item: CareItem) -> Result<RunReport, RegistryError> {
+        let registry = self.registry();
+        match task {
+            Task::ImageGc => {
+                let name = registry.metadata().read(move |reader| reader.get_repository_name(item.repository())).await;
+                match name.map_err(|error: MetadataError| RegistryError::from(error))? {
+                    Some(name) => image_gc::run(registry, &name, false).await,
+                    None => Ok(RunReport::default()),
+                }
+            }
+            Task::MountSweep => mount_sweep::run(registry, item.repository(), self.grace(), false).await,
+            Task::BlobSweep => {
+                let name = registry.metadata().read(move |reader| reader.get_account_name(item.account())).await;
+                match name.map_err(|error: MetadataError| RegistryError::from(error))? {
+                    Some(name) => blob_sweep::run(registry, &name, item.account(), false).await,
+                    None => Ok(RunReport::default()),
+                }
+            }
+            Task::BlobValidation => blob_validation::run(registry, item.blob(), self.budget()).await,
+            Task::ManifestValidation => manifest_validation::run(registry, vec![item.manifest()]).await,
+            Task::StorageSweep | Task::AbandonedUploads | Task::AccountDeletion | Task::ManagedAccounts => {
+                Ok(RunReport::default())
+            }
+        }
     }
 
     fn grace(&self) -> i64 {

@@ -6,4 +6,5 @@ mod harness;
 mod crash;
 mod full_disk;
 mod janitor_kills;
+mod janitor_load;
 mod vanishing_clients;
