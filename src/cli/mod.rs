@@ -12,6 +12,7 @@ mod janitor;
 mod overrides;
 mod people;
 mod serve;
+mod wait;
 mod witness;
 
 use std::ffi::OsString;
@@ -67,6 +68,8 @@ enum Command {
     Janitor(janitor::Janitor),
     /// Look at all that an account keeps on a node, and have repaired what is bad.
     Scrub(janitor::Scrub),
+    /// Wait until regions hold everything of an image.
+    Wait(wait::Wait),
     /// Print what a shell needs to complete these commands.
     Completion(completion::Completion),
     /// Check a configuration, show what is in force, or print an example.
@@ -165,6 +168,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Peers(peers) => peers.run(),
         Command::Janitor(janitor) => janitor.run(),
         Command::Scrub(scrub) => scrub.run(),
+        Command::Wait(wait) => wait.run(),
         Command::Completion(completion) => completion.run(),
         Command::Config(config) => config.run(),
         Command::Version => say(&format!("keppel {}\n", env!("CARGO_PKG_VERSION"))),

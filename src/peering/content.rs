@@ -52,6 +52,10 @@ impl RegistryContent {
                 let end = offset.saturating_add(size_bytes.min(PART_MAX_BYTES));
                 Ok(Answer::BlobPart(self.read(&repository, &digest, offset..end).await?))
             }
+            Question::Hold { repository, digest } => {
+                let held = registry.hold_image(&repository, &digest).await?;
+                Ok(Answer::Held { manifests: held.manifests, blobs: held.blobs, missing: held.missing })
+            }
             Question::Follow(request) => Ok(Answer::Followed(registry.follow(from, request).await?)),
             for_primary => self.answer_as_primary(from, for_primary).await,
         }
@@ -134,9 +138,11 @@ impl RegistryContent {
                 registry.delete_blob(&repository, &digest).await?;
                 Ok(Answer::Deleted)
             }
-            Question::BlobSize { .. } | Question::Blob { .. } | Question::BlobPart { .. } | Question::Follow(_) => {
-                Err(Refused(Refusal::Trouble))
-            }
+            Question::BlobSize { .. }
+            | Question::Blob { .. }
+            | Question::BlobPart { .. }
+            | Question::Follow(_)
+            | Question::Hold { .. } => Err(Refused(Refusal::Trouble)),
         }
     }
 }
@@ -156,7 +162,8 @@ impl Question {
             | Self::PutManifest { repository, .. }
             | Self::DeleteManifest { repository, .. }
             | Self::DeleteTag { repository, .. }
-            | Self::DeleteBlob { repository, .. } => Some(repository),
+            | Self::DeleteBlob { repository, .. }
+            | Self::Hold { repository, .. } => Some(repository),
         }
     }
 }

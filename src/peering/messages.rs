@@ -47,6 +47,8 @@ pub(super) enum Question {
     /// What is new in accounts that are followed. A node that is older than this question refuses it, and is asked for
     /// each pull instead.
     Follow(FollowRequest),
+    /// Fetch what is missing of an image, and say how much is there.
+    Hold { repository: RepositoryName, digest: Digest },
 }
 
 /// Under which name a manifest is pushed.
@@ -98,6 +100,12 @@ pub(super) enum Answer {
     },
     /// What is new.
     Followed(FollowAnswer),
+    /// How much of an image is there.
+    Held {
+        manifests: u64,
+        blobs: u64,
+        missing: u64,
+    },
 }
 
 /// A referrer in a page.

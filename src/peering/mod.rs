@@ -8,6 +8,7 @@
 //! | [`upstream`] | asks other regions for what is not here, and hands them what was pushed here |
 //! | [`content`] | answers other regions from what is here |
 //! | [`follow`] | follows other regions' changes, and tends the leases of this one's |
+//! | [`wait`] | has regions hold everything of an image |
 //! | `messages` | the questions and answers between nodes |
 //!
 //! Deliberately absent so far: more than one source for a blob.
@@ -19,3 +20,4 @@ pub mod follow;
 mod messages;
 pub mod records;
 pub mod upstream;
+pub mod wait;

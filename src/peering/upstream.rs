@@ -91,6 +91,7 @@ fn kind_of(question: &Question) -> &'static str {
         Question::Mount { .. } | Question::PutManifest { .. } => "push",
         Question::DeleteManifest { .. } | Question::DeleteTag { .. } | Question::DeleteBlob { .. } => "delete",
         Question::Follow(_) => "follow",
+        Question::Hold { .. } => "hold",
     }
 }
 

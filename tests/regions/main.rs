@@ -10,3 +10,4 @@ mod leases;
 mod mirrors;
 mod pulls;
 mod pushes;
+mod waiting;

@@ -11,6 +11,7 @@ pub(super) fn change_of(request: &Request, uid: u32) -> Option<AuditEvent> {
     use PeopleRequest as P;
     let (action, kind, target) = match request {
         Request::Members
+        | Request::Hold { .. }
         | Request::Status
         | Request::Accounts { .. }
         | Request::JanitorStatus

@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use keppel_federation::FederationStatus;
 use keppel_federation::claims::Role;
-use keppel_federation::vocabulary::{AccountName, NodeId, Region};
+use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Region, RepositoryName};
 
 use crate::auth::{PeopleAnswer, PeopleRequest};
 use crate::janitor::{JanitorStatus, RunReport, ScrubProgress};
@@ -43,6 +43,15 @@ pub enum Request {
     SetVoters {
         /// These nodes, by id or its beginning; none: the federation chooses.
         nodes: Vec<String>,
+    },
+    /// Have regions fetch what they lack of an image.
+    Hold {
+        /// The repository.
+        repository: RepositoryName,
+        /// A tag or a digest.
+        reference: String,
+        /// The regions.
+        regions: Vec<Region>,
     },
     /// Something about users and robots.
     People {
@@ -128,6 +137,13 @@ pub enum Answer {
         /// So far; `None`: there was none.
         progress: Option<ScrubProgress>,
     },
+    /// How much of an image regions hold.
+    Held {
+        /// The image.
+        digest: Digest,
+        /// Each node of the regions.
+        holdings: Vec<HoldingInfo>,
+    },
     /// It was not done.
     Refused {
         /// Why, in words.
@@ -197,4 +213,19 @@ pub struct CopyInfo {
     pub behind_ms: Option<u64>,
     /// Whether this node answers for it without a question.
     pub fresh: bool,
+}
+
+/// How much of an image a node holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldingInfo {
+    /// The node's region.
+    pub region: Region,
+    /// Manifests that it holds, those of referrers included.
+    pub manifests: u64,
+    /// Blobs that it holds.
+    pub blobs: u64,
+    /// What is not there yet; none where the node could not be asked.
+    pub missing: Option<u64>,
+    /// Why it could not.
+    pub problem: Option<String>,
 }

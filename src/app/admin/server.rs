@@ -9,7 +9,7 @@ use std::time::Duration;
 use keppel_federation::Federation;
 use keppel_federation::admission::Invitation;
 use keppel_federation::claims::{Account, Outcome, VoterPolicy};
-use keppel_federation::vocabulary::NodeId;
+use keppel_federation::vocabulary::{NodeId, Reference};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -17,11 +17,12 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::socket::SocketPath;
-use super::{AccountInfo, Answer, CopyInfo, MemberInfo, Request};
+use super::{AccountInfo, Answer, CopyInfo, HoldingInfo, MemberInfo, Request};
 use crate::auth::People;
 use crate::janitor::{JanitorWork, Task};
 use crate::metadata::FollowState;
-use crate::registry::{CopyStatus, Registry};
+use crate::peering::wait::{RegionHolding, hold_image};
+use crate::registry::{CopyStatus, ImageHolding, Registry};
 
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -227,6 +228,21 @@ async fn carry_out(
                 epoch: account.epoch,
             };
             Ok(Answer::Accounts { accounts: accounts.iter().map(|account| info(account)).collect() })
+        }
+        Request::Hold { repository, reference, regions } => {
+            let registry = registry.ok_or("this node keeps no content")?;
+            let reference = Reference::parse(&reference).map_err(in_words)?;
+            let held = hold_image(federation, registry, &repository, &reference, &regions).await?;
+            let info = |held: RegionHolding| {
+                let (holding, problem) = match held.holding {
+                    Ok(holding) => (Some(holding), None),
+                    Err(problem) => (None, Some(problem)),
+                };
+                let missing = holding.map(|holding| holding.missing);
+                let ImageHolding { manifests, blobs, .. } = holding.unwrap_or_default();
+                HoldingInfo { region: held.region, manifests, blobs, missing, problem }
+            };
+            Ok(Answer::Held { digest: held.0, holdings: held.1.into_iter().map(info).collect() })
         }
         Request::People { people: request } => {
             let people = people.carry_out(request).await.map_err(in_words)?;

@@ -10,6 +10,7 @@
 mod copies;
 mod flight;
 mod following;
+mod holding;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, Repo
 pub use upstream::{Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
 
 pub use copies::{CopyLag, CopyStatus};
+pub use holding::ImageHolding;
 
 pub(super) use copies::{Copies, Fresh};
 pub(super) use flight::{Flight, Flights};
