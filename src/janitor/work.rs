@@ -121,7 +121,9 @@ impl JanitorWork {
         let _permit = self.inner.permits.acquire().await.map_err(|_| RegistryError::Interrupted)?;
         let (registry, interval) = (self.registry(), seconds(self.interval(task)));
         let before = registry.now().saturating_sub(interval);
-        let (leased, batch) = (before.saturating_add(seconds(task.lease())), task.batch());
+        // A crash must not put the next look off by more than the rhythm has it.
+        let lease = seconds(task.lease()).min(interval);
+        let (leased, batch) = (before.saturating_add(lease), task.batch());
         let taken =
             registry.metadata().write(move |transaction| transaction.take_due(care, before, leased, batch)).await;
         let items = taken.map_err(|error: MetadataError| RegistryError::from(error))?;
