@@ -116,8 +116,8 @@ impl Upkeep {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            let (auth, htpasswd) = (self.auth.clone(), self.htpasswd.clone());
-            let _ = tokio::task::spawn_blocking(move || look_at_files(&auth, htpasswd.as_deref())).await;
+            let (auth, records, htpasswd) = (self.auth.clone(), self.records.clone(), self.htpasswd.clone());
+            let _ = tokio::task::spawn_blocking(move || look_at_files(&auth, &records, htpasswd.as_deref())).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.publish_keys() => {}
@@ -157,7 +157,7 @@ fn is_settled(stored: &[u8], document: &IssuerKeyDocument) -> bool {
     IssuerKeyDocument::from_bytes(stored).is_ok_and(|stored| stored.revoked || stored == *document)
 }
 
-fn look_at_files(auth: &Auth, htpasswd: Option<&HtpasswdDriver>) {
+fn look_at_files(auth: &Auth, records: &FederationRecords, htpasswd: Option<&HtpasswdDriver>) {
     match htpasswd.map(HtpasswdDriver::reload) {
         Some(Ok(true)) => tracing::info!("the password file has changed and was read again"),
         Some(Err(error)) => {
@@ -166,7 +166,20 @@ fn look_at_files(auth: &Auth, htpasswd: Option<&HtpasswdDriver>) {
         }
         Some(Ok(false)) | None => {}
     }
-    match auth.tokens().keys().maintain(SystemClock.now()) {
+    let (keys, now) = (auth.tokens().keys(), SystemClock.now());
+    let is_revoked = |id: &str| {
+        let record = records.get(RecordKind::IssuerKey, id);
+        record.is_some_and(|record| IssuerKeyDocument::from_bytes(&record.body).is_ok_and(|key| key.revoked))
+    };
+    match keys.retire(is_revoked, now) {
+        Ok(true) => tracing::warn!("a key of this node was revoked; tokens are signed with another one now"),
+        Ok(false) => {}
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "a revoked key cannot be replaced; this node gives out no tokens that count");
+        }
+    }
+    match keys.maintain(now) {
         Ok(true) => tracing::info!("the next key to sign tokens with was made"),
         Ok(false) => {}
         Err(error) => {

@@ -160,7 +160,27 @@ impl KeyRing {
         Ok(due.is_some())
     }
 
-    /// The key that signs now.
+    /// Forgets keys that an operator has revoked; when none is left, makes one that signs at once. Blocks. Whether there
+    /// were any.
+    ///
+    /// # Errors
+    /// [`KeyError`]; then nothing has changed.
+    pub fn retire(&self, is_revoked: impl Fn(&str) -> bool, now: i64) -> Result<bool, KeyError> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = keys.clone();
+        next.retain(|key| !is_revoked(&key.id));
+        if next.len() == keys.len() {
+            return Ok(false);
+        }
+        if next.is_empty() {
+            next.push(Arc::new(SigningKey::generate(now, now, &self.options)?));
+        }
+        self.write(&next)?;
+        *keys = next;
+        Ok(true)
+    }
+
+    /// The key that signs now; the next one, when what came before it was revoked.
     ///
     /// # Errors
     /// [`KeyError::Crypto`] when there is none, which [`Self::maintain`] sees to.
@@ -271,5 +291,22 @@ mod tests {
         assert_eq!(KeyRing::open(&path, OPTIONS, 10).unwrap().current(10).unwrap().id, id);
         std::fs::write(&path, "{\"keys\":[{\"private\":\"AAAA\",\"created_at\":0,\"signs_from\":0}]}").unwrap();
         assert!(matches!(KeyRing::open(&path, OPTIONS, 0), Err(KeyError::Malformed { .. })));
+    }
+
+    #[test]
+    fn a_revoked_key_signs_no_more_and_another_one_takes_its_place() {
+        let ring = KeyRing::in_memory(OPTIONS, 0).unwrap();
+        let revoked = ring.current(0).unwrap().id.clone();
+        assert!(!ring.retire(|_| false, 5).unwrap());
+        assert!(ring.retire(|id| id == revoked, 5).unwrap());
+        let next = ring.current(5).unwrap().id.clone();
+        assert_ne!(next, revoked);
+        assert_eq!(ring.documents().iter().map(|(id, _)| id).collect::<Vec<_>>(), [&next]);
+        assert!(
+            ring.maintain(5 + OPTIONS.rotation_seconds - OPTIONS.lead_seconds).unwrap(),
+            "the key after it is made"
+        );
+        assert!(ring.retire(|id| id == next, 10).unwrap());
+        assert_ne!(ring.current(10).unwrap().id, next, "the one that was to come signs early");
     }
 }

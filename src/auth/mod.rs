@@ -39,6 +39,7 @@ mod oidc;
 mod open;
 mod password;
 mod people;
+mod people_messages;
 mod policy_cache;
 mod proof;
 mod records;
@@ -68,7 +69,8 @@ pub use oidc::{
 };
 pub use open::OpenDriver;
 pub use password::{PasswordHasher, PasswordOptions};
-pub use people::{Passphrase, People, PeopleAnswer, PeopleError, PeopleRequest, RobotInfo, UserInfo};
+pub use people::{People, PeopleError};
+pub use people_messages::{KeyInfo, Passphrase, PeopleAnswer, PeopleRequest, RobotInfo, UserInfo};
 pub use records::{AccountRecord, MemoryRecords, Record, RecordError, RecordKind, RecordOutcome, RecordStore, Records};
 pub use robot::{RobotDocument, RobotScope};
 pub use role::{Authority, Right, Role};

@@ -1,15 +1,11 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use keppel_federation::vocabulary::TenantId;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use super::{
-    Action, AuthError, DocumentError, Identity, NameError, PasswordHasher, RecordError, RecordKind, RecordOutcome,
-    RecordStore, RobotDocument, RobotName, RobotScope, Role, UserDocument, UserName,
+    AuthError, DocumentError, Identity, IssuerKeyDocument, KeyInfo, NameError, Passphrase, PasswordHasher,
+    PeopleAnswer, PeopleRequest, RecordError, RecordKind, RecordOutcome, RecordStore, RobotDocument, RobotInfo,
+    RobotName, UserDocument, UserInfo, UserName,
 };
 use crate::model::Clock;
-use crate::model::policy::Secret;
 
 /// The shortest password, in characters.
 const PASSWORD_CHARS_MIN: usize = 8;
@@ -19,171 +15,6 @@ const PASSWORD_BYTES_MAX: usize = 1024;
 const ATTEMPTS_MAX: usize = 8;
 /// The longest list.
 const LIST_MAX: usize = 10_000;
-
-/// A secret on its way between an operator and the node. It is written in full and prints as `***`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Passphrase(pub Secret);
-
-impl Serialize for Passphrase {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.0.reveal())
-    }
-}
-
-impl<'de> Deserialize<'de> for Passphrase {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|text| Self(Secret::new(text)))
-    }
-}
-
-/// What an operator asks about users and robots.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PeopleRequest {
-    /// Make a user.
-    AddUser {
-        /// The name.
-        name: String,
-        /// The password; without one, the user cannot log in with one.
-        password: Option<Passphrase>,
-        /// Whether they run the registry.
-        operator: bool,
-        /// The role in each tenant.
-        roles: BTreeMap<TenantId, Role>,
-    },
-    /// Give a user another password; all their tokens end.
-    SetPassword {
-        /// The name.
-        name: String,
-        /// The password.
-        password: Passphrase,
-    },
-    /// Give a user a role in a tenant, or take it away.
-    SetRole {
-        /// The name.
-        name: String,
-        /// The tenant.
-        tenant: TenantId,
-        /// The role.
-        role: Option<Role>,
-    },
-    /// Decide whether a user runs the registry.
-    SetOperator {
-        /// The name.
-        name: String,
-        /// Whether they do.
-        operator: bool,
-    },
-    /// Decide whether a user may log in.
-    SetDisabled {
-        /// The name.
-        name: String,
-        /// Whether they may not.
-        disabled: bool,
-    },
-    /// Make a personal token for a user.
-    AddToken {
-        /// The name.
-        name: String,
-        /// What it is for.
-        description: String,
-        /// The most that may be done with it.
-        actions: Vec<Action>,
-        /// How long it is good, in seconds.
-        lifetime_seconds: Option<i64>,
-    },
-    /// End all tokens of a user, or one.
-    RevokeTokens {
-        /// The name.
-        name: String,
-        /// The personal token.
-        id: Option<String>,
-    },
-    /// Remove a user.
-    RemoveUser {
-        /// The name.
-        name: String,
-    },
-    /// List users.
-    ListUsers,
-    /// Make a robot.
-    AddRobot {
-        /// The name: `<tenant>+<name>`.
-        name: String,
-        /// What it is for.
-        description: String,
-        /// What it may do.
-        scopes: Vec<RobotScope>,
-        /// How long it is good, in seconds.
-        lifetime_seconds: Option<i64>,
-    },
-    /// Give a robot a new secret.
-    RotateRobot {
-        /// The name.
-        name: String,
-        /// How long the one before stays good, in seconds.
-        overlap_seconds: i64,
-    },
-    /// End all secrets and tokens of a robot.
-    RevokeRobot {
-        /// The name.
-        name: String,
-    },
-    /// Remove a robot.
-    RemoveRobot {
-        /// The name.
-        name: String,
-    },
-    /// List robots.
-    ListRobots,
-}
-
-/// What came of a [`PeopleRequest`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PeopleAnswer {
-    /// It is done.
-    Done,
-    /// It is done, and this is the secret, which is shown this once.
-    Secret {
-        /// Names it, where it can be revoked by that.
-        id: Option<String>,
-        /// The secret.
-        secret: Passphrase,
-    },
-    /// The users.
-    Users(Vec<UserInfo>),
-    /// The robots.
-    Robots(Vec<RobotInfo>),
-}
-
-/// A user, as far as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UserInfo {
-    /// The name.
-    pub name: String,
-    /// Whether they run the registry.
-    pub operator: bool,
-    /// Whether they may not log in.
-    pub disabled: bool,
-    /// The role in each tenant.
-    pub roles: BTreeMap<TenantId, Role>,
-    /// Their personal tokens: id and description.
-    pub tokens: Vec<(String, String)>,
-}
-
-/// A robot, as far as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RobotInfo {
-    /// The name.
-    pub name: String,
-    /// What it is for.
-    pub description: String,
-    /// What it may do.
-    pub scopes: Vec<RobotScope>,
-    /// When it ends, in UNIX seconds.
-    pub expires_at: Option<i64>,
-}
 
 /// Why nothing came of a [`PeopleRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -200,6 +31,9 @@ pub enum PeopleError {
     /// There is none.
     #[error("there is no user or robot {0:?}")]
     NotFound(String),
+    /// There is no such key.
+    #[error("there is no key {0:?}; keys that are gone sign nothing that is accepted")]
+    NoKey(String),
     /// Someone else changes it all the time.
     #[error("it is being changed by someone else; try again")]
     Conflict,
@@ -319,7 +153,34 @@ impl People {
                 .map(done),
             R::RemoveRobot { name } => self.remove(&robot_id(&name)?, &name).await,
             R::ListRobots => Ok(PeopleAnswer::Robots(self.robots())),
+            R::ListKeys => Ok(PeopleAnswer::Keys(self.keys())),
+            R::RevokeKey { id } => self.revoke_key(&id).await.map(done),
         }
+    }
+
+    fn keys(&self) -> Vec<KeyInfo> {
+        let records = self.store.list(RecordKind::IssuerKey, "", LIST_MAX);
+        let shown = records.into_iter().filter_map(|(id, record)| {
+            let IssuerKeyDocument { created_at, expires_at, revoked, .. } =
+                IssuerKeyDocument::from_bytes(&record.body).ok()?;
+            Some(KeyInfo { id, created_at, expires_at, revoked })
+        });
+        shown.collect()
+    }
+
+    /// The record stays until the key's time is over, so that its node does not publish it again.
+    async fn revoke_key(&self, id: &str) -> Result<(), PeopleError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let unknown = || PeopleError::NoKey(id.to_owned());
+            let record = self.store.get(RecordKind::IssuerKey, id).ok_or_else(unknown)?;
+            let key = IssuerKeyDocument::from_bytes(&record.body).map_err(|_| unknown())?;
+            let revoked = IssuerKeyDocument { revoked: true, ..key }.to_bytes();
+            match self.store.put(RecordKind::IssuerKey, id, revoked, Some(record.revision)).await? {
+                RecordOutcome::Done => return Ok(()),
+                RecordOutcome::Conflict => {}
+            }
+        }
+        Err(PeopleError::Conflict)
     }
 
     async fn hash(&self, password: Passphrase) -> Result<String, PeopleError> {
@@ -447,9 +308,12 @@ fn robot_id(name: &str) -> Result<String, NameError> {
 #[cfg(test)]
 mod tests {
     use super::super::password::tests::quick_hasher;
-    use super::super::{AuthDriver, Credentials, LocalDriver, MemoryRecords};
+    use std::collections::BTreeMap;
+
+    use super::super::{Action, AuthDriver, Credentials, LocalDriver, MemoryRecords, RobotScope, Role};
     use super::*;
     use crate::model::ManualClock;
+    use crate::model::policy::Secret;
 
     fn people() -> (People, LocalDriver) {
         let (records, clock) = (Arc::new(MemoryRecords::default()), Arc::new(ManualClock::new(1000)));

@@ -46,6 +46,8 @@ enum Command {
     User(people::User),
     /// Make, rotate and remove robots: accounts for programs.
     Robot(people::Robot),
+    /// List the keys that tokens are signed with, and revoke them.
+    Key(people::Key),
     /// Log in to a registry.
     Login(client::Login),
     /// Forget a login.
@@ -157,6 +159,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Federation(federation) => federation.run(),
         Command::User(user) => user.run(),
         Command::Robot(robot) => robot.run(),
+        Command::Key(key) => key.run(),
         Command::Login(login) => login.run(),
         Command::Logout(logout) => logout.run(),
         Command::Account(account) => account.run(),

@@ -1,4 +1,4 @@
-//! `keppel user` and `keppel robot`: who may log in, and what they are.
+//! `keppel user`, `keppel robot` and `keppel key`: who may log in, what they are, and what their tokens are signed with.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
@@ -14,7 +14,7 @@ use super::federation::{ask_node, failure, lifetime, unexpected};
 use super::federation_tables::{or_dash, table};
 use super::overrides::Overrides;
 use crate::app::admin::{Answer, Request};
-use crate::auth::{Action, Passphrase, PeopleAnswer, PeopleRequest, RobotInfo, RobotScope, Role, UserInfo};
+use crate::auth::{Action, KeyInfo, Passphrase, PeopleAnswer, PeopleRequest, RobotInfo, RobotScope, Role, UserInfo};
 use crate::config;
 use crate::model::policy::Secret;
 
@@ -227,6 +227,34 @@ fn tenant_role(text: &str) -> Result<(TenantId, Role), String> {
     Ok((TenantId::parse(tenant).map_err(|error| error.to_string())?, role))
 }
 
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Asks the node that runs on the data folder. Each node signs tokens with keys of its own, makes new \
+                        ones by itself, and all regions know them. After a revocation every token of the key is \
+                        refused everywhere at once; its node takes another key within five seconds."
+)]
+pub(super) struct Key {
+    #[command(flatten)]
+    node: Node,
+    #[command(subcommand)]
+    command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// List the keys of all nodes.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Refuse all tokens that were signed with a key.
+    Revoke {
+        /// Its id, as the list and the `kid` of tokens have it.
+        id: String,
+    },
+}
+
 fn seconds(lifetime: Duration) -> i64 {
     i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX)
 }
@@ -312,6 +340,16 @@ impl Robot {
     }
 }
 
+impl Key {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let (json, request) = match self.command {
+            KeyCommand::List { json } => (json, PeopleRequest::ListKeys),
+            KeyCommand::Revoke { id } => (false, PeopleRequest::RevokeKey { id }),
+        };
+        show(self.node.ask(request)?, json)
+    }
+}
+
 /// The first line of standard input.
 fn read_password() -> Result<Passphrase, Failure> {
     let mut line = String::new();
@@ -338,14 +376,27 @@ fn show(answer: PeopleAnswer, json: bool) -> Result<(), Failure> {
             let id = id.map_or_else(String::new, |id| format!(" Revoke it by its id, {id}."));
             note(&format!("This is the secret; it is not shown again.{id}"));
         }
-        PeopleAnswer::Users(users) if json => println!("{}", serde_json::to_string_pretty(&users).context("the list")?),
-        PeopleAnswer::Robots(robots) if json => {
-            println!("{}", serde_json::to_string_pretty(&robots).context("the list")?);
-        }
+        PeopleAnswer::Users(users) if json => print_json(&users)?,
+        PeopleAnswer::Robots(robots) if json => print_json(&robots)?,
+        PeopleAnswer::Keys(keys) if json => print_json(&keys)?,
         PeopleAnswer::Users(users) => print!("{}", users_table(&users)),
         PeopleAnswer::Robots(robots) => print!("{}", robots_table(&robots)),
+        PeopleAnswer::Keys(keys) => print!("{}", keys_table(&keys)),
     }
     Ok(())
+}
+
+fn print_json(list: &impl serde::Serialize) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string_pretty(list).context("the list")?);
+    Ok(())
+}
+
+fn keys_table(keys: &[KeyInfo]) -> String {
+    let rows = keys.iter().map(|key| {
+        let state = if key.revoked { "revoked" } else { "-" };
+        [key.id.clone(), key.created_at.to_string(), key.expires_at.to_string(), state.to_owned()]
+    });
+    table(["ID", "CREATED", "EXPIRES", "STATE"], rows)
 }
 
 fn users_table(users: &[UserInfo]) -> String {

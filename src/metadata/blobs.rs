@@ -147,7 +147,7 @@ impl WriteTransaction<'_> {
     /// Mounts a blob in a repository of its account; mounting again says that it is needed still.
     pub fn ensure_mount(&self, repository: RepositoryId, blob: BlobId, now: i64) -> Result<(), MetadataError> {
         let sql = "INSERT INTO mounts (repository_id, blob_id, mounted_at) VALUES (?1, ?2, ?3) \
-                   ON CONFLICT DO UPDATE SET unneeded_since = NULL";
+                   ON CONFLICT DO UPDATE SET unneeded_since = NULL WHERE unneeded_since IS NOT NULL";
         self.execute(sql, params![repository.0, blob.0, now]).map(|_| ())
     }
 

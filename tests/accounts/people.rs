@@ -1,4 +1,4 @@
-//! `keppel user` and `keppel robot`.
+//! `keppel user`, `keppel robot` and `keppel key`.
 
 use serde_json::Value;
 
@@ -35,6 +35,7 @@ async fn commands_say_what_is_wrong() {
         (&["user", "add", "new", "--password-stdin"], "short\n", "password: must have at least 8"),
         (&["user", "add", "new", "--password-stdin"], "", "standard input holds no password"),
         (&["user", "remove", "nobody"], "", "there is no user or robot \"nobody\""),
+        (&["key", "revoke", "none"], "", "there is no key \"none\""),
         (&["robot", "add", "ci"], "", "robot name \"ci\" is not valid"),
         (&["robot", "add", "acme+ci", "--repository", "("], "", "robot.scopes[0].match_repository"),
     ] {

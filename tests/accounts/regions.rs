@@ -124,6 +124,14 @@ async fn federation(folder: &Path) -> [Region; 3] {
     regions
 }
 
+/// The id of the key that a token was signed with.
+fn signed_with(token: &str) -> String {
+    let header = token.split('.').next().expect("a token has a header");
+    let header = data_encoding::BASE64URL_NOPAD.decode(header.as_bytes()).expect("base64");
+    let header: Value = serde_json::from_slice(&header).expect("JSON");
+    header["kid"].as_str().expect("a key").to_owned()
+}
+
 #[tokio::test]
 async fn what_one_region_decides_holds_in_the_others_within_a_second() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -188,9 +196,24 @@ async fn what_one_region_decides_holds_in_the_others_within_a_second() {
         assert_eq!(region.pull(&token, "acme-prod/web").await, 503, "let through to what its primary alone can say");
     }
     let refreshed = us.token(ada, "repository:acme-prod/web:pull").await;
+    // So is a key that was revoked; its node takes another one.
+    let keys: Value = serde_json::from_str(&ap.told(&["key", "list", "--json"])).expect("JSON");
+    assert!(keys.as_array().is_some_and(|keys| keys.len() >= 3), "one of each region: {keys}");
+    let key = signed_with(&refreshed);
+    within(PATIENCE, "the rest decides", async || ap.run(&["key", "revoke", &key]).status.success()).await;
+    for region in [&us, &ap] {
+        within(ONE_SECOND, "a key is revoked", async || region.pull(&refreshed, "acme-prod/web").await == 401).await;
+    }
+    assert_eq!(ap.pull(&token, "acme-prod/web").await, 503, "tokens of other keys stay good");
+    within(PATIENCE, "its node signs with another key", async || {
+        let again = us.token(ada, "repository:acme-prod/web:pull").await;
+        signed_with(&again) != key && ap.pull(&again, "acme-prod/web").await == 503
+    })
+    .await;
+    let again = us.token(ada, "repository:acme-prod/web:pull").await;
     within(PATIENCE, "the rest decides", async || us.run(&["user", "revoke", "ada"]).status.success()).await;
     for region in [&us, &ap] {
-        for token in [&token, &refreshed] {
+        for token in [&token, &again] {
             within(ONE_SECOND, "revoked", async || region.pull(token, "acme-prod/web").await == 401).await;
         }
     }

@@ -24,7 +24,7 @@ pub(super) fn change_of(request: &Request, uid: u32) -> Option<AuditEvent> {
         Request::Remove { node } => ("delete", "member", node.clone()),
         Request::SetVoters { nodes } => ("update", "voters", nodes.join(" ")),
         Request::People { people } => match people {
-            P::ListUsers | P::ListRobots => return None,
+            P::ListUsers | P::ListRobots | P::ListKeys => return None,
             P::AddUser { name, .. } => ("create", "user", name.clone()),
             P::SetPassword { name, .. } => ("update/password", "user", name.clone()),
             P::SetRole { name, .. } => ("update/role", "user", name.clone()),
@@ -36,6 +36,7 @@ pub(super) fn change_of(request: &Request, uid: u32) -> Option<AuditEvent> {
             P::AddRobot { name, .. } => ("create", "robot", name.clone()),
             P::RotateRobot { name, .. } => ("update/secret", "robot", name.clone()),
             P::RevokeRobot { name } => ("revoke", "robot", name.clone()),
+            P::RevokeKey { id } => ("revoke", "signing key", id.clone()),
             P::RemoveRobot { name } => ("delete", "robot", name.clone()),
         },
     };
