@@ -11,7 +11,7 @@ use keppel_federation::vocabulary::{Digest, RepositoryName};
 
 use super::blobs::{BlobInfo, BlobStream};
 use super::elsewhere::{Flight, Source};
-use super::{Registry, RegistryError};
+use super::{Priority, Registry, RegistryError};
 use crate::metadata::{BlobId, BlobRow, MetadataError, OwnedBlob};
 use crate::storage::StorageError;
 
@@ -70,7 +70,7 @@ impl Registry {
             let region = source.primary.region.clone();
             let fetched = async {
                 let flight = self.inner.flights.join(source, &repository, &digest).await?;
-                flight.start(&self.inner);
+                flight.start(&self.inner, Priority::Background);
                 flight.stored().await
             };
             match fetched.await {
@@ -95,7 +95,7 @@ impl Registry {
             return Ok(None);
         }
         let Some(flight) = self.rescue(repository, digest).await else { return Ok(None) };
-        flight.start(&self.inner);
+        flight.start(&self.inner, Priority::Pull);
         if to_read {
             return Ok(Some(BlobInfo::on_the_way(flight)));
         }
@@ -118,7 +118,7 @@ impl Registry {
         tracing::error!(error = &error as &dyn std::error::Error, %repository, %digest, "a blob has lost its bytes");
         self.mark_broken(&row).await?;
         let Some(flight) = self.rescue(repository, digest).await else { return Err(error.into()) };
-        flight.start(&self.inner);
+        flight.start(&self.inner, Priority::Pull);
         if flight.size_bytes() != blob.size_bytes {
             return Err(error.into());
         }

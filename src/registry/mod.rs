@@ -45,7 +45,9 @@ pub use blobs::{BlobInfo, BlobStream};
 pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
 pub use collecting::image_facts;
 pub use contents::{ManifestEntry, ReportAbsence};
-pub use elsewhere::{CopyLag, CopyStatus, Deletion, ImageHolding, Primary, RemoteBlob, RemoteManifest, Upstream};
+pub use elsewhere::{
+    CopyLag, CopyStatus, Deletion, ImageHolding, Primary, Priority, RemoteBlob, RemoteManifest, Upstream,
+};
 pub use emptying::AccountStep;
 pub use error::{BodyError, RegistryError};
 pub use external::FirstPull;

@@ -13,9 +13,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use keppel_federation::vocabulary::{Digest, RepositoryName, StorageKey, UploadId};
-use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 
+use super::priority::{Places, Priority};
 use super::{Elsewhere, RemoteBlob};
 use crate::metadata::UploadRow;
 use crate::registry::{Inner, RegistryError};
@@ -27,8 +28,6 @@ pub(super) const PART_BYTES: u64 = 2 * GROUP_BYTES;
 const PARTS_AHEAD: usize = 32;
 /// Parts of one flight kept in memory for clients that keep up.
 const RECENT_MAX: usize = 16;
-/// Flights that fetch at the same time. Others wait, and their clients with them.
-const FLIGHTS_MAX: usize = 16;
 /// How long a part is asked for again while the other node cannot be reached.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a part is asked for again that came and was not right.
@@ -39,15 +38,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 type Key = (RepositoryName, Digest);
 
 /// The flights under way.
+#[derive(Default)]
 pub(in crate::registry) struct Flights {
     known: Mutex<HashMap<Key, Weak<Flight>>>,
-    permits: Semaphore,
-}
-
-impl Default for Flights {
-    fn default() -> Self {
-        Self { known: Mutex::default(), permits: Semaphore::new(FLIGHTS_MAX) }
-    }
+    places: Places,
 }
 
 impl Flights {
@@ -110,6 +104,7 @@ pub(in crate::registry) struct Flight {
     pub(in crate::registry) digest: Digest,
     head: OnceCell<RemoteBlob>,
     started: AtomicBool,
+    priority: watch::Sender<Priority>,
     pub(super) progress: watch::Sender<Progress>,
     recent: Mutex<VecDeque<(u64, Bytes)>>,
 }
@@ -122,6 +117,7 @@ impl Flight {
             digest,
             head: OnceCell::new(),
             started: AtomicBool::new(false),
+            priority: watch::Sender::new(Priority::Background),
             progress: watch::Sender::new(Progress::Arrived(0)),
             recent: Mutex::default(),
         }
@@ -160,8 +156,13 @@ impl Flight {
         matches!(*self.progress.borrow(), Progress::NotKept(_) | Progress::Wrong)
     }
 
-    /// Begins to fetch, unless that was begun before.
-    pub(in crate::registry) fn start(self: &Arc<Self>, inner: &Arc<Inner>) {
+    /// Begins to fetch, unless that was begun before. One that was begun for less moves up to this priority.
+    pub(in crate::registry) fn start(self: &Arc<Self>, inner: &Arc<Inner>, priority: Priority) {
+        self.priority.send_if_modified(|now| {
+            let moves_up = *now < priority;
+            *now = priority.max(*now);
+            moves_up
+        });
         if !self.started.swap(true, Ordering::SeqCst) {
             tokio::spawn(run(inner.clone(), self.clone()));
         }
@@ -284,9 +285,9 @@ impl Flight {
 }
 
 async fn run(inner: Arc<Inner>, flight: Arc<Flight>) {
-    let outcome = match inner.flights.permits.acquire().await {
-        Ok(_permit) => flight.fetch_and_store(&inner).await,
-        Err(_) => Err(RegistryError::Interrupted),
+    let outcome = match inner.flights.places.enter(flight.priority.subscribe()).await {
+        Some(_place) => flight.fetch_and_store(&inner).await,
+        None => Err(RegistryError::Interrupted),
     };
     let (repository, digest) = (&flight.repository, &flight.digest);
     let progress = match outcome {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use keppel_federation::vocabulary::{Digest, Reference, RepositoryName};
 
 use crate::model::{ManifestDescription, ManifestKind};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{Priority, Registry, RegistryError};
 
 /// Manifests of one image that are looked at; an image has fewer.
 const MANIFESTS_MAX: usize = 20_000;
@@ -102,7 +102,7 @@ impl Registry {
         };
         let elsewhere = self.inner.elsewhere(&repository.account()).ok_or(unknown)?;
         let flight = self.inner.flights.join(elsewhere, repository, digest).await?;
-        flight.start(&self.inner);
+        flight.start(&self.inner, Priority::Background);
         flight.stored().await
     }
 }

@@ -11,6 +11,7 @@ mod copies;
 mod flight;
 mod following;
 mod holding;
+mod priority;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub use upstream::{Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
 
 pub use copies::{CopyLag, CopyStatus};
 pub use holding::ImageHolding;
+pub use priority::Priority;
 
 pub(super) use copies::{Copies, Fresh};
 pub(super) use flight::{Flight, Flights};
@@ -151,7 +153,7 @@ impl Registry {
         }
         let fetched = async {
             let flight = self.inner.flights.join(source, repository, &digest).await?;
-            flight.start(&self.inner);
+            flight.start(&self.inner, Priority::Push);
             flight.stored().await
         };
         match fetched.await {

@@ -8,7 +8,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::flight::{Flight, PART_BYTES, Progress};
-use crate::registry::{Inner, RegistryError};
+use crate::registry::{Inner, Priority, RegistryError};
 use crate::storage::BlobReader;
 
 /// Parts fetched ahead for one client that reads only a part of a blob, or a blob that cannot be kept.
@@ -49,7 +49,7 @@ impl Source {
         let is_whole = range.start == 0 && range.end == self.flight.size_bytes();
         let from = match is_whole {
             true => {
-                self.flight.start(&self.inner);
+                self.flight.start(&self.inner, Priority::Pull);
                 From::Flight
             }
             false => From::Parts(self.flight.clone().parts(range.clone(), AHEAD).boxed()),
