@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use keppel_federation::vocabulary::TenantId;
 
-use super::{Action, ActionSet, Authority, Claims, Identity, Right, Standing};
+use super::token::Verified;
+use super::{Action, ActionSet, Authority, Identity, Right, Standing};
 
 pub(super) const REPOSITORY: &str = "repository";
 pub(super) const REGISTRY: &str = "registry";
@@ -13,12 +14,12 @@ pub(super) const API: &str = "api";
 /// A caller whose proof of identity was accepted, or who showed none.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    pub(super) identity: Identity,
+    pub(super) identity: Arc<Identity>,
     pub(super) standing: Arc<Standing>,
     pub(super) credential: Option<String>,
     pub(super) limit: ActionSet,
     /// The token, shared with those who remember it; `None`: there is none, and the limit is all there is.
-    pub(super) access: Option<Arc<Claims>>,
+    pub(super) access: Option<Arc<Verified>>,
     /// When the proof ends that cannot be renewed, in UNIX seconds: no token of it is good for longer.
     pub(super) ends_at: Option<i64>,
 }
@@ -44,6 +45,7 @@ impl Caller {
         match &self.access {
             None => self.limit,
             Some(token) => token
+                .claims
                 .access
                 .iter()
                 .filter(|claim| claim.kind == kind && claim.name == name)

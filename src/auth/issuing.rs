@@ -31,8 +31,7 @@ impl Auth {
             Grant::Anonymous => self.anonymous()?,
             Grant::Password(credentials) => self.by_credentials(credentials).await?,
             Grant::RefreshToken(token) => {
-                let claims = self.inner.tokens.verify(token.reveal(), TokenKind::Refresh)?;
-                self.by_claims(&claims)?
+                self.by_claims(&*self.inner.tokens.verify(token.reveal(), TokenKind::Refresh)?)?
             }
         };
         let access = self.grant(&caller, &request.scopes, address, resolve);
@@ -46,7 +45,7 @@ impl Auth {
         let refresh_token = match &request.grant {
             Grant::RefreshToken(token) => Some(token.reveal().to_owned()),
             Grant::Password(_)
-                if request.offline && caller.identity != Identity::Anonymous && caller.ends_at.is_none() =>
+                if request.offline && *caller.identity != Identity::Anonymous && caller.ends_at.is_none() =>
             {
                 Some(self.sign(&caller, TokenKind::Refresh, Vec::new())?.0)
             }
@@ -75,7 +74,7 @@ impl Auth {
     ) -> Vec<ScopeClaim> {
         let mut granted: Vec<ScopeClaim> = Vec::new();
         for scope in scopes {
-            let known = caller.identity != Identity::Anonymous || self.is_open();
+            let known = *caller.identity != Identity::Anonymous || self.is_open();
             let (kind, name, allowed) = match &scope.resource {
                 Resource::Repository(name) => {
                     let Some(repository) = resolve(name) else { continue };

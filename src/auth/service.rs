@@ -6,10 +6,11 @@ use keppel_federation::vocabulary::{AccountName, RepositoryName, TenantId};
 use super::caller::{API, KEPPEL, REPOSITORY};
 use super::policy_cache::{Policies, PolicyCache};
 use super::proof::Proof;
+use super::token::Verified;
 use super::verdicts::Verdicts;
 use super::{
-    Access, AccountView, Action, ActionSet, AuthDriver, AuthError, Caller, Claims, Credentials, Identity, Login,
-    LoginHint, Records, TokenError, TokenKind, Tokens, decide,
+    Access, AccountView, Action, ActionSet, AuthDriver, AuthError, Caller, Credentials, Identity, Login, LoginHint,
+    Records, TokenError, TokenKind, Tokens, decide,
 };
 use crate::model::Clock;
 use crate::model::policy::CompiledPolicies;
@@ -180,29 +181,29 @@ impl Auth {
         if ends_at.is_some_and(|end| end <= now) || !standing.honours(standing.epoch, credential.as_deref(), now) {
             return Err(AuthError::InvalidCredentials);
         }
-        Ok(Caller { identity, standing, credential, limit, access: None, ends_at })
+        Ok(Caller { identity: Arc::new(identity), standing, credential, limit, access: None, ends_at })
     }
 
     fn by_token(&self, token: &str) -> Result<Caller, AuthError> {
-        let claims = self.inner.tokens.verify(token, TokenKind::Access)?;
-        let mut caller = self.by_claims(&claims)?;
-        caller.access = Some(claims);
+        let verified = self.inner.tokens.verify(token, TokenKind::Access)?;
+        let mut caller = self.by_claims(&verified)?;
+        caller.access = Some(verified);
         Ok(caller)
     }
 
-    pub(super) fn by_claims(&self, claims: &Claims) -> Result<Caller, AuthError> {
-        let identity = Identity::from_subject(&claims.sub).ok_or(TokenError::Malformed)?;
+    pub(super) fn by_claims(&self, verified: &Verified) -> Result<Caller, AuthError> {
+        let Verified { claims, identity, limit, .. } = verified;
+        let (identity, limit) = (identity.clone(), *limit);
         let standing = self.inner.driver.standing(&identity).ok_or(TokenError::Revoked)?;
         if !standing.honours(claims.epoch, claims.credential.as_deref(), self.inner.clock.now()) {
             return Err(TokenError::Revoked.into());
         }
-        let limit = claims.limit.iter().copied().collect();
         Ok(Caller { identity, standing, credential: claims.credential.clone(), limit, access: None, ends_at: None })
     }
 
     pub(super) fn anonymous(&self) -> Result<Caller, AuthError> {
         let standing = self.inner.driver.standing(&Identity::Anonymous).ok_or(AuthError::InvalidCredentials)?;
-        let (identity, limit) = (Identity::Anonymous, ActionSet::ALL);
+        let (identity, limit) = (Arc::new(Identity::Anonymous), ActionSet::ALL);
         Ok(Caller { identity, standing, credential: None, limit, access: None, ends_at: None })
     }
 }

@@ -1,11 +1,14 @@
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
+use quick_cache::Equivalent;
+use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, IssuerKeyDocument, KeyError, KeyRing, RecordKind, Records, TokenError};
+use super::{Action, ActionSet, Identity, IssuerKeyDocument, KeyError, KeyRing, RecordKind, Records, TokenError};
 use crate::model::Clock;
 
 /// How tokens are made and checked. Times are in seconds.
@@ -93,11 +96,65 @@ pub struct Claims {
     pub limit: Vec<Action>,
 }
 
-/// A token whose signature was checked with the key in this revision.
-struct Verified {
-    claims: Arc<Claims>,
+/// A token whose signature was checked with a key in a revision of its record.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Verified {
+    pub(super) claims: Claims,
+    /// Whose it is.
+    pub(super) identity: Arc<Identity>,
+    /// The most that may be done with it.
+    pub(super) limit: ActionSet,
     key_id: String,
     key_revision: u64,
+}
+
+/// The text of a token that was verified. Its end, which is part of the signature, tells it from others as well as a hash
+/// of the whole would; whether two are the same is decided by all of it.
+struct TokenText(Box<str>);
+
+/// Shown by a request; see [`TokenText`].
+struct Shown<'a>(&'a str);
+
+/// What is reckoned for each remembered token; where they are larger, fewer are remembered.
+const TOKEN_BYTES_USUAL: u64 = 2048;
+/// How many bytes at the end of a token are hashed to find it.
+const HASHED_BYTES: usize = 32;
+
+impl Hash for Shown<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let bytes = self.0.as_bytes();
+        state.write(&bytes[bytes.len().saturating_sub(HASHED_BYTES)..]);
+    }
+}
+
+impl Hash for TokenText {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Shown(&self.0).hash(state);
+    }
+}
+
+impl PartialEq for TokenText {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for TokenText {}
+
+impl Equivalent<TokenText> for Shown<'_> {
+    fn equivalent(&self, key: &TokenText) -> bool {
+        *self.0 == *key.0
+    }
+}
+
+/// What remembering a token costs, in bytes: the text, and what was read from it.
+#[derive(Clone)]
+struct BySize;
+
+impl Weighter<TokenText, Arc<Verified>> for BySize {
+    fn weight(&self, text: &TokenText, _: &Arc<Verified>) -> u64 {
+        256 + 2 * text.0.len() as u64
+    }
 }
 
 /// Makes and checks tokens.
@@ -109,8 +166,7 @@ pub struct Tokens {
     keys: KeyRing,
     records: Arc<dyn Records>,
     clock: Arc<dyn Clock>,
-    cache: Cache<[u8; 32], Arc<Verified>>,
-    cache_key: [u8; 32],
+    cache: Cache<TokenText, Arc<Verified>, BySize>,
     validation: Validation,
 }
 
@@ -122,8 +178,9 @@ impl Tokens {
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
-        let cache = Cache::new(options.cache_entries_max.max(16));
-        Self { options, keys, records, clock, cache, cache_key: rand::random(), validation }
+        let entries = options.cache_entries_max.max(16);
+        let cache = Cache::with_weighter(entries, entries as u64 * TOKEN_BYTES_USUAL, BySize);
+        Self { options, keys, records, clock, cache, validation }
     }
 
     /// The options.
@@ -163,12 +220,11 @@ impl Tokens {
     ///
     /// # Errors
     /// [`TokenError`].
-    pub fn verify(&self, token: &str, kind: TokenKind) -> Result<Arc<Claims>, TokenError> {
+    pub(super) fn verify(&self, token: &str, kind: TokenKind) -> Result<Arc<Verified>, TokenError> {
         if token.len() > self.options.token_bytes_max {
             return Err(TokenError::TooLong);
         }
-        let cache_key = *blake3::keyed_hash(&self.cache_key, token.as_bytes()).as_bytes();
-        let remembered = self.cache.get(&cache_key).filter(|verified| {
+        let remembered = self.cache.get(&Shown(token)).filter(|verified| {
             let record = self.records.get(RecordKind::IssuerKey, &verified.key_id);
             record.is_some_and(|record| record.revision == verified.key_revision)
         });
@@ -176,12 +232,12 @@ impl Tokens {
             Some(verified) => verified,
             None => {
                 let verified = Arc::new(self.verify_signature(token)?);
-                self.cache.insert(cache_key, verified.clone());
+                self.cache.insert(TokenText(token.into()), verified.clone());
                 verified
             }
         };
         self.check_claims(&verified.claims, kind)?;
-        Ok(verified.claims.clone())
+        Ok(verified)
     }
 
     fn verify_signature(&self, token: &str) -> Result<Verified, TokenError> {
@@ -201,7 +257,10 @@ impl Tokens {
             jsonwebtoken::errors::ErrorKind::InvalidSignature => TokenError::BadSignature,
             _ => TokenError::Malformed,
         })?;
-        Ok(Verified { claims: Arc::new(claims.claims), key_id, key_revision: record.revision })
+        let claims = claims.claims;
+        let identity = Arc::new(Identity::from_subject(&claims.sub).ok_or(TokenError::Malformed)?);
+        let limit = claims.limit.iter().copied().collect();
+        Ok(Verified { claims, identity, limit, key_id, key_revision: record.revision })
     }
 
     fn check_claims(&self, claims: &Claims, kind: TokenKind) -> Result<(), TokenError> {
@@ -284,7 +343,7 @@ mod tests {
         let (access, issued) = tokens.issue(claims(TokenKind::Access)).unwrap();
         let (refresh, _) = tokens.issue(claims(TokenKind::Refresh)).unwrap();
         for _ in 0..2 {
-            assert_eq!(*tokens.verify(&access, TokenKind::Access).unwrap(), issued);
+            assert_eq!(tokens.verify(&access, TokenKind::Access).unwrap().claims, issued);
         }
         assert_eq!(tokens.verify(&refresh, TokenKind::Access), Err(TokenError::WrongAudience));
         assert_eq!(tokens.verify(&access, TokenKind::Refresh), Err(TokenError::WrongAudience));
