@@ -327,6 +327,11 @@ impl From<RegistryError> for ApiError {
                     .detail(json!({ "account": account, "region": region }))
                     .retry_after(RETRY_SOON)
             }
+            E::CopiesMissing { account, wanted, held, .. } => {
+                Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message)
+                    .detail(json!({ "account": account, "copies": wanted, "held": held }))
+                    .retry_after(RETRY_CLAIM)
+            }
             E::RefusedElsewhere { .. } => Self::new(S::CONFLICT, Code::Denied, message),
             E::ManifestUnknown { repository, reference } => Self::new(S::NOT_FOUND, Code::ManifestUnknown, message)
                 .detail(json!({ "name": repository, "reference": reference.to_string() })),

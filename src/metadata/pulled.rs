@@ -55,10 +55,11 @@ impl Reader<'_> {
 }
 
 impl WriteTransaction<'_> {
-    /// Records that a blob came here because it was pulled.
+    /// Records that a blob came here because it was pulled. One that was here before, and only got new bytes for lost ones,
+    /// stays what it was.
     pub fn note_pulled(&self, blob: BlobId, now: i64) -> Result<(), MetadataError> {
-        let sql = "INSERT INTO pulled_blobs (blob_id, used_at) SELECT id, ?2 FROM blobs WHERE id = ?1 \
-                   ON CONFLICT DO UPDATE SET used_at = ?2";
+        let sql = "INSERT INTO pulled_blobs (blob_id, used_at) SELECT id, ?2 FROM blobs \
+                   WHERE id = ?1 AND validated_at = created_at ON CONFLICT DO UPDATE SET used_at = ?2";
         self.execute(sql, params![blob.0, now]).map(drop)
     }
 

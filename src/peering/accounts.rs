@@ -34,6 +34,7 @@ impl FederationAccounts {
             region: account.region.to_string(),
             primary: self.host_of_member(account),
             is_ours: account.owner == self.federation.node(),
+            region_here: self.federation.region().to_string(),
             is_replica_here: account.replicas.contains_key(&self.federation.node()),
             deleting: account.state == AccountState::Deleting,
             replicas: account.replicas.values().map(ToString::to_string).collect(),

@@ -18,6 +18,9 @@ const PART_MAX_BYTES: u64 = 4 << 20;
 /// How long a question waits for a blob that is fetched from a registry outside: less than the asker waits.
 const FETCH_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a question waits for blobs that are to be kept: less than the asker waits.
+const KEEP_PATIENCE: Duration = Duration::from_secs(15);
+
 /// Answers other members from a registry.
 pub struct RegistryContent {
     registry: Registry,
@@ -55,6 +58,14 @@ impl RegistryContent {
             Question::Hold { repository, digest } => {
                 let held = registry.hold_image(&repository, &digest).await?;
                 Ok(Answer::Held { manifests: held.manifests, blobs: held.blobs, missing: held.missing })
+            }
+            Question::Keep { repository, blobs } => {
+                let keeping = registry.keep_blobs(from, &repository, &blobs);
+                match tokio::time::timeout(KEEP_PATIENCE, keeping).await {
+                    Ok(kept) => kept.map(|()| Answer::Kept(true)).map_err(Refused::from),
+                    // The transfers go on; the primary asks again.
+                    Err(_) => Ok(Answer::Kept(false)),
+                }
             }
             Question::Follow(request) => Ok(Answer::Followed(registry.follow(from, request).await?)),
             for_primary => self.answer_as_primary(from, for_primary).await,
@@ -142,6 +153,7 @@ impl RegistryContent {
             | Question::Blob { .. }
             | Question::BlobPart { .. }
             | Question::Follow(_)
+            | Question::Keep { .. }
             | Question::Hold { .. } => Err(Refused(Refusal::Trouble)),
         }
     }
@@ -163,6 +175,7 @@ impl Question {
             | Self::DeleteManifest { repository, .. }
             | Self::DeleteTag { repository, .. }
             | Self::DeleteBlob { repository, .. }
+            | Self::Keep { repository, .. }
             | Self::Hold { repository, .. } => Some(repository),
         }
     }
@@ -198,6 +211,7 @@ impl From<RegistryError> for Refused {
             E::External { upstream, error, .. } => Refusal::External { upstream, error },
             E::BlobOnTheWay { digest } => Refusal::OnTheWay { digest },
             E::ExternalReplica { upstream, .. } => Refusal::ExternalReplica { upstream },
+            E::CopiesMissing { wanted, held, reason, .. } => Refusal::CopiesMissing { wanted, held, reason },
             E::StorageFull => Refusal::StorageFull,
             E::AccountElsewhere { .. } => Refusal::NotPrimary,
             E::RefusedElsewhere { .. }

@@ -49,6 +49,8 @@ pub(super) enum Question {
     Follow(FollowRequest),
     /// Fetch what is missing of an image, and say how much is there.
     Hold { repository: RepositoryName, digest: Digest },
+    /// From the primary: fetch these blobs of a manifest that is to come, and hold them for good.
+    Keep { repository: RepositoryName, blobs: Vec<Digest> },
 }
 
 /// Under which name a manifest is pushed.
@@ -106,6 +108,8 @@ pub(super) enum Answer {
         blobs: u64,
         missing: u64,
     },
+    /// Whether all that is to be kept is on disk there; it may be asked again.
+    Kept(bool),
 }
 
 /// A referrer in a page.
@@ -169,6 +173,12 @@ pub(super) enum Refusal {
     /// The account mirrors that registry and takes no pushes.
     ExternalReplica {
         upstream: String,
+    },
+    /// Too few regions hold what was pushed.
+    CopiesMissing {
+        wanted: u8,
+        held: u8,
+        reason: String,
     },
 }
 

@@ -1,5 +1,6 @@
 //! Asks other regions for what this one does not have.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use keppel_federation::Federation;
 use keppel_federation::claims::{Member, Role};
 use keppel_federation::membership::Health;
 use keppel_federation::transport::TransportError;
-use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName};
+use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
 use tokio::time::Instant;
 
 use super::messages::{Answer, Question, Refusal, Target, decode, encode};
@@ -92,6 +93,7 @@ fn kind_of(question: &Question) -> &'static str {
         Question::DeleteManifest { .. } | Question::DeleteTag { .. } | Question::DeleteBlob { .. } => "delete",
         Question::Follow(_) => "follow",
         Question::Hold { .. } => "hold",
+        Question::Keep { .. } => "keep",
     }
 }
 
@@ -134,6 +136,9 @@ fn refused(
         Refusal::External { upstream, error } => E::External { account: repository.account(), upstream, error },
         Refusal::OnTheWay { digest } => E::BlobOnTheWay { digest },
         Refusal::ExternalReplica { upstream } => E::ExternalReplica { account: repository.account(), upstream },
+        Refusal::CopiesMissing { wanted, held, reason } => {
+            E::CopiesMissing { account: repository.account(), wanted, held, reason }
+        }
         Refusal::Trouble => unreachable("something went wrong there; its log says what".into()),
     }
 }
@@ -145,6 +150,13 @@ fn reference_of(question: &Question) -> Option<Reference> {
         Question::DeleteTag { tag, .. } => Some(Reference::Tag(tag.clone())),
         _ => None,
     }
+}
+
+/// How far down the list of an account a node is: evenly spread, and the same wherever it is asked.
+fn rank(account: &AccountName, node: NodeId) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(account.as_str().as_bytes()).update(&[0]).update(node.to_string().as_bytes());
+    *hasher.finalize().as_bytes()
 }
 
 /// The other side gave an answer to another question.
@@ -181,6 +193,30 @@ impl Upstream for FederationUpstream {
     fn keeps_content(&self, account: &AccountName) -> bool {
         let claimed = self.federation.state().account(account);
         claimed.is_some_and(|claimed| claimed.replicas.contains_key(&self.federation.node()))
+    }
+
+    fn keepers(&self, account: &AccountName) -> Vec<Primary> {
+        let us = self.federation.node();
+        let mut members = self.federation.members();
+        members.retain(|member| member.role == Role::Full && member.region != *self.federation.region());
+        members.retain(|member| member.node != us && self.federation.health_of(member.node) != Some(Health::Down));
+        // Those that answer come first; among them always the same, as far as they are there.
+        members.sort_by_key(|member| {
+            let is_alive = self.federation.health_of(member.node) == Some(Health::Alive);
+            (!is_alive, rank(account, member.node), member.node)
+        });
+        let mut regions = BTreeSet::new();
+        members.retain(|member| regions.insert(member.region.clone()));
+        let keeper = |member: Member| Primary { node: member.node, region: member.region.to_string() };
+        members.into_iter().map(keeper).collect()
+    }
+
+    async fn keep(&self, at: &Primary, repository: &RepositoryName, blobs: &[Digest]) -> Result<bool, RegistryError> {
+        let question = Question::Keep { repository: repository.clone(), blobs: blobs.to_vec() };
+        match self.ask(at, repository, &question, PART_DEADLINE).await? {
+            Answer::Kept(all) => Ok(all),
+            _ => Err(confused(at, repository)),
+        }
     }
 
     async fn manifest(

@@ -23,6 +23,8 @@ pub struct AccountEntry {
     pub primary: String,
     /// Whether this node is primary.
     pub is_ours: bool,
+    /// The region of this node.
+    pub region_here: String,
     /// Whether this node holds a replica.
     pub is_replica_here: bool,
     /// Whether it is being deleted.

@@ -273,15 +273,16 @@ fn bad_upstream(reason: String) -> AccountError {
 /// The settings as this region shows them: a replica says where its primary is, and only replicas filter platforms.
 fn as_seen_here(entry: &AccountEntry, mut settings: AccountSettings) -> AccountSettings {
     if entry.is_replica_here {
-        settings.replication = Some(Replication { upstream: Upstream::Peer(entry.primary.clone()) });
+        let is_eager = settings.is_eager_in(&entry.region_here);
+        settings.replication = Some(Replication { upstream: Upstream::Peer(entry.primary.clone()), is_eager });
     } else if settings.replication.is_none() {
         settings.platform_filter.clear();
     }
     settings
 }
 
-/// What a request to a replica changes of the settings that all regions share: nothing but the filter. Policies that are
-/// left out are those of the primary.
+/// What a request to a replica changes of the settings that all regions share: nothing but the filter, and whether its
+/// region holds everything. Policies that are left out are those of the primary.
 fn for_replica(
     entry: &AccountEntry,
     asked: &AccountSettings,
@@ -291,11 +292,16 @@ fn for_replica(
         replication: None,
         platform_filter: Vec::new(),
         security_scan_policies: Vec::new(),
+        eager_regions: Vec::new(),
         ..settings.clone()
     };
     let policies = policies_of(asked);
     match policies == AccountSettings::default() || policies == policies_of(current) {
-        true => Ok(AccountSettings { platform_filter: asked.platform_filter.clone(), ..current.clone() }),
+        true => {
+            let mut next = AccountSettings { platform_filter: asked.platform_filter.clone(), ..current.clone() };
+            next.set_eager(&entry.region_here, asked.replication.as_ref().is_some_and(|replica| replica.is_eager));
+            Ok(next)
+        }
         false => Err(AccountError::PoliciesElsewhere { name: entry.name.clone(), region: entry.region.clone() }),
     }
 }

@@ -150,6 +150,21 @@ pub enum RegistryError {
         /// What is in the way and what to do.
         reason: String,
     },
+    /// Too few regions hold what was pushed. It may be visible, but is not acknowledged; pushing it again completes it.
+    #[error(
+        "account {account} asks for {wanted} copies of what is pushed, and {held} of them could be had in time: push \
+         again later; {reason}"
+    )]
+    CopiesMissing {
+        /// The account's name.
+        account: AccountName,
+        /// How many regions have to hold it, the primary's among them.
+        wanted: u8,
+        /// How many do.
+        held: u8,
+        /// What is in the way.
+        reason: String,
+    },
     /// The account is being deleted.
     #[error("account {account} is being deleted")]
     AccountDeleting {

@@ -57,7 +57,8 @@ struct Checked {
 }
 
 impl Registry {
-    /// Stores a manifest; when it answers, manifest and tags are on disk, and no region answers with what was before.
+    /// Stores a manifest; when it answers, manifest and tags are on disk, in as many regions as the account asks for, and no
+    /// region answers with what was before.
     /// Pushing the same again is harmless.
     ///
     /// Cancel safety: once the write is queued it is done, whether or not anybody waits.
@@ -67,8 +68,8 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::ManifestInvalid`], [`RegistryError::ManifestTooLarge`], [`RegistryError::DigestMismatch`],
     /// [`RegistryError::ManifestBlobsUnknown`], [`RegistryError::AccountUnknown`], [`RegistryError::AccountElsewhere`],
-    /// [`RegistryError::ClaimUndecided`], [`RegistryError::TagProtected`], [`RegistryError::QuotaExceeded`], or our own
-    /// trouble.
+    /// [`RegistryError::ClaimUndecided`], [`RegistryError::TagProtected`], [`RegistryError::QuotaExceeded`],
+    /// [`RegistryError::CopiesMissing`], or our own trouble.
     pub async fn put_manifest(
         &self,
         repository: &RepositoryName,
@@ -101,13 +102,16 @@ impl Registry {
         }
         checked.config = self.inner.look_into(repository, &checked.description).await?;
         let put = PutManifest { digest: checked.digest, subject: checked.description.subject, tags: extra_tags };
-        let (inner, repository, account) = (self.inner.clone(), repository.clone(), repository.account());
-        let recorded = self
-            .inner
-            .metadata
-            .write(move |transaction| record(&inner, transaction, &repository, checked, Origin::Client));
-        recorded.await?;
+        let spread = self.inner.spread(repository, &checked.description).await?;
+        let (inner, name, account) = (self.inner.clone(), repository.clone(), repository.account());
+        let recorded = self.inner.metadata.write(move |transaction| {
+            let account = name.account();
+            record(&inner, transaction, &name, checked, Origin::Client)?;
+            Ok::<_, RegistryError>(transaction.get_event_head(&account)?.map_or(0, |(_, head)| head.sequence))
+        });
+        let sequence = recorded.await?;
         self.inner.settled(&account).await;
+        self.inner.ensure_spread(&account, spread, sequence).await?;
         Ok(put)
     }
 }

@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod copies;
 mod faults;
 mod federation;
 mod healing;

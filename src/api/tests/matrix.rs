@@ -134,6 +134,7 @@ impl AccountBook for Book {
             region: "eu".into(),
             primary: "eu".into(),
             is_ours: true,
+            region_here: "eu".into(),
             is_replica_here: false,
             deleting: false,
             replicas: Vec::new(),

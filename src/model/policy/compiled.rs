@@ -4,7 +4,9 @@ use std::sync::Arc;
 use super::rbac::CompiledRbac;
 use super::retention::CompiledGcPolicy;
 use super::tags::CompiledTagPolicy;
-use super::{AccountSettings, ExternalSource, ManifestRule, PermissionSet, SettingsError, TagPolicy, TagProtection};
+use super::{
+    AccountSettings, Ack, ExternalSource, ManifestRule, PermissionSet, SettingsError, TagPolicy, TagProtection,
+};
 
 /// The policies of one revision of an account's settings, ready for decisions.
 #[derive(Debug, Default)]
@@ -15,6 +17,9 @@ pub struct CompiledPolicies {
     tag_policies: Vec<TagPolicy>,
     rule: Option<ManifestRule>,
     external: Option<Arc<ExternalSource>>,
+    copies: Option<u8>,
+    ack: Ack,
+    eager_regions: Vec<String>,
 }
 
 /// What the policies of an account say about a caller.
@@ -56,6 +61,9 @@ impl CompiledPolicies {
             tag_policies: settings.tag_policies.clone(),
             rule,
             external: ExternalSource::of(settings).map(Arc::new),
+            copies: settings.copies,
+            ack: settings.ack.unwrap_or_default(),
+            eager_regions: settings.eager_regions.clone(),
         })
     }
 
@@ -117,6 +125,21 @@ impl CompiledPolicies {
     /// The same, with all that is needed to ask it.
     pub fn external_source(&self) -> Option<&Arc<ExternalSource>> {
         self.external.as_ref()
+    }
+
+    /// How many regions hold what was pushed before the push is acknowledged, the primary's among them.
+    pub fn copies(&self) -> u8 {
+        self.copies.unwrap_or(1).max(1)
+    }
+
+    /// When a change is acknowledged.
+    pub fn ack(&self) -> Ack {
+        self.ack
+    }
+
+    /// Whether replicas in a region hold everything.
+    pub fn is_eager_in(&self, region: &str) -> bool {
+        self.eager_regions.iter().any(|eager| eager == region)
     }
 
     /// About how much memory it takes, in units of a small policy.

@@ -38,6 +38,6 @@ pub use replication::{PlatformFilter, Replication, Upstream};
 pub use retention::{GcStatus, ImageFacts, RECENT_UPLOAD_SECONDS, Reason, Retention, Verdict};
 pub use scan::{ScanAction, ScanPolicy, ScanSeverity};
 pub use secret::Secret;
-pub use settings::{AccountSettings, POLICIES_MAX};
+pub use settings::{AccountSettings, Ack, COPIES_MAX, POLICIES_MAX};
 pub use tags::{TagPolicy, TagProtection};
 pub use validation::{LAYERS_MAX, ManifestFacts, ManifestRule, RULE_BYTES_MAX, Validation};

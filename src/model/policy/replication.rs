@@ -8,12 +8,14 @@ use super::{Secret, SettingsError, null};
 pub struct Replication {
     /// The other end.
     pub upstream: Upstream,
+    /// Whether the replica holds everything, and not only what was pulled: strategy `eager`. Of peers only.
+    pub is_eager: bool,
 }
 
 /// The other end of a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upstream {
-    /// The primary of the same name, reached through this peer: strategy `on_first_use`.
+    /// The primary of the same name, reached through this peer: strategy `on_first_use` or `eager`.
     Peer(String),
     /// A registry outside the federation: strategy `from_external_on_first_use`.
     External {
@@ -27,12 +29,14 @@ pub enum Upstream {
 }
 
 const ON_FIRST_USE: &str = "on_first_use";
+const EAGER: &str = "eager";
 const FROM_EXTERNAL: &str = "from_external_on_first_use";
 
 impl Replication {
     /// Its name in documents.
     pub fn strategy(&self) -> &'static str {
         match self.upstream {
+            Upstream::Peer(_) if self.is_eager => EAGER,
             Upstream::Peer(_) => ON_FIRST_USE,
             Upstream::External { .. } => FROM_EXTERNAL,
         }
@@ -43,7 +47,7 @@ impl Replication {
         matches!(self.upstream, Upstream::External { .. })
     }
 
-    /// Whether both name the same other end; credentials may differ.
+    /// Whether both name the same other end; credentials and how much is held may differ.
     pub fn same_upstream(&self, other: &Self) -> bool {
         match (&self.upstream, &other.upstream) {
             (Upstream::Peer(a), Upstream::Peer(b)) => a == b,
@@ -153,24 +157,25 @@ impl<'de> Deserialize<'de> for Replication {
         use serde::de::Error;
         let document = Document::deserialize(deserializer)?;
         let upstream = match (document.strategy.as_str(), document.upstream) {
-            (ON_FIRST_USE, Some(UpstreamDocument::Peer(peer))) => Upstream::Peer(peer),
+            (ON_FIRST_USE | EAGER, Some(UpstreamDocument::Peer(peer))) => Upstream::Peer(peer),
             (FROM_EXTERNAL, Some(UpstreamDocument::External(external))) => Upstream::External {
                 url: external.url,
                 username: external.username,
                 password: Secret::new(external.password),
             },
-            (ON_FIRST_USE, _) => return Err(D::Error::custom("upstream must be the host name of a peer")),
+            (ON_FIRST_USE | EAGER, _) => return Err(D::Error::custom("upstream must be the host name of a peer")),
             (FROM_EXTERNAL, _) => {
                 return Err(D::Error::custom(
                     "upstream must be an object with url, and username and password if needed",
                 ));
             }
             (other, _) => {
-                let reason = format!("strategy is {other:?}: it must be {ON_FIRST_USE:?} or {FROM_EXTERNAL:?}");
+                let reason =
+                    format!("strategy is {other:?}: it must be {ON_FIRST_USE:?}, {EAGER:?} or {FROM_EXTERNAL:?}");
                 return Err(D::Error::custom(reason));
             }
         };
-        Ok(Self { upstream })
+        Ok(Self { is_eager: document.strategy == EAGER, upstream })
     }
 }
 

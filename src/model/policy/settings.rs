@@ -9,6 +9,19 @@ use super::{
 
 /// The most policies of one kind in an account.
 pub const POLICIES_MAX: usize = 256;
+/// The most regions that a push may be asked to be held by.
+pub const COPIES_MAX: u8 = 8;
+
+/// When a change of an account is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ack {
+    /// Once no region answers with what was before.
+    #[default]
+    Everywhere,
+    /// Once it is durable at the primary: sooner, while other regions may give the old answer for the time of a lease.
+    Primary,
+}
 
 /// The settings of an account: everything about it that its owners choose and all regions share.
 ///
@@ -34,6 +47,15 @@ pub struct AccountSettings {
     /// Which platforms are replicated; empty: all.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null::as_default")]
     pub platform_filter: Vec<PlatformFilter>,
+    /// How many regions hold what was pushed before the push is acknowledged, the primary's among them; `None`: one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copies: Option<u8>,
+    /// When a change is acknowledged; `None`: everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack: Option<Ack>,
+    /// The regions whose replicas hold everything. Each shows it as the strategy of its replica, and only there.
+    #[serde(skip_serializing)]
+    pub eager_regions: Vec<String>,
     /// How reports of vulnerabilities are overridden. Has an endpoint of its own, so it is not shown with the rest.
     #[serde(skip_serializing)]
     pub security_scan_policies: Vec<ScanPolicy>,
@@ -49,6 +71,10 @@ impl AccountSettings {
         if fields.get("security_scan_policies").is_some() {
             let reason = "has an endpoint of its own";
             return Err(SettingsError::new("account.security_scan_policies", reason));
+        }
+        if fields.get("eager_regions").is_some() {
+            let reason = "is set by account.replication in the region that it is about";
+            return Err(SettingsError::new("account.eager_regions", reason));
         }
         read("account", fields, Unknown::Refused).and_then(Self::checked)
     }
@@ -93,6 +119,9 @@ impl AccountSettings {
         if !self.security_scan_policies.is_empty() {
             document["security_scan_policies"] = serde_json::to_value(&self.security_scan_policies).unwrap_or_default();
         }
+        if !self.eager_regions.is_empty() {
+            document["eager_regions"] = self.eager_regions.clone().into();
+        }
         document.to_string().into_bytes()
     }
 
@@ -107,6 +136,7 @@ impl AccountSettings {
             _ => return Err(SettingsError::new("account.replication", "cannot be changed after the account was made")),
         }
         self.security_scan_policies.clone_from(&current.security_scan_policies);
+        self.eager_regions.clone_from(&current.eager_regions);
         Ok(self)
     }
 
@@ -129,6 +159,20 @@ impl AccountSettings {
             Upstream::External { username, password, .. } if !username.is_empty() => Some((username, password)),
             _ => None,
         }
+    }
+
+    /// Says that replicas in a region hold everything, or do not.
+    pub fn set_eager(&mut self, region: &str, is_eager: bool) {
+        self.eager_regions.retain(|eager| eager != region);
+        if is_eager {
+            self.eager_regions.push(region.to_owned());
+            self.eager_regions.sort_unstable();
+        }
+    }
+
+    /// Whether replicas in a region hold everything.
+    pub fn is_eager_in(&self, region: &str) -> bool {
+        self.eager_regions.iter().any(|eager| eager == region)
     }
 
     fn checked(mut self) -> Result<Self, SettingsError> {
@@ -159,6 +203,20 @@ impl AccountSettings {
         if !self.platform_filter.is_empty() && self.replication.is_none() {
             return refuse("account", "platform_filter", "is for replicas only, and replication is not set");
         }
+        if !self.platform_filter.is_empty() && self.replication.as_ref().is_some_and(|replica| replica.is_eager) {
+            return refuse("account", "platform_filter", "must be empty: an eager replica holds everything");
+        }
+        if let Some(copies) = self.copies {
+            if !(1..=COPIES_MAX).contains(&copies) {
+                return refuse("account", "copies", format!("is {copies}: it must be between 1 and {COPIES_MAX}"));
+            }
+            if copies > 1 && external {
+                return refuse("account", "copies", "is for accounts that take pushes, not for mirrors");
+            }
+        }
+        // What is so anyway is not shown.
+        self.copies = self.copies.filter(|copies| *copies > 1);
+        self.ack = self.ack.filter(|ack| *ack != Ack::default());
         self.validation = match self.validation {
             Some(validation) => validation.normalized("account.validation")?,
             None => None,

@@ -165,6 +165,55 @@ fn refusals_name_the_field_at_fault() {
 }
 
 #[test]
+fn copies_and_acknowledgement_are_shown_where_they_are_not_as_ever() {
+    let settings = write(json!({"copies": 3, "ack": "primary"})).unwrap();
+    let shown = json!({"rbac_policies": [], "copies": 3, "ack": "primary"});
+    assert_eq!(serde_json::to_value(&settings).unwrap(), shown);
+    assert_eq!(AccountSettings::from_stored(&settings.to_stored()).unwrap(), settings);
+    let compiled = CompiledPolicies::compile(&settings).unwrap();
+    assert_eq!((compiled.copies(), compiled.ack()), (3, Ack::Primary));
+    let usual = write(json!({"copies": 1, "ack": "everywhere"})).unwrap();
+    assert_eq!(usual, AccountSettings::default());
+    let compiled = CompiledPolicies::compile(&usual).unwrap();
+    assert_eq!((compiled.copies(), compiled.ack()), (1, Ack::Everywhere));
+    for (fields, field) in [
+        (json!({"copies": 0}), "account.copies"),
+        (json!({"copies": 9}), "account.copies"),
+        (json!({"copies": 300}), "account.copies"),
+        (json!({"copies": "2"}), "account.copies"),
+        (json!({"ack": "never"}), "account.ack"),
+        (json!({"eager_regions": ["us"]}), "account.eager_regions"),
+    ] {
+        assert_eq!(AccountSettings::from_request(fields).unwrap_err().field, field);
+    }
+    let mut mirror = full();
+    mirror["copies"] = 2.into();
+    assert_eq!(AccountSettings::from_request(mirror).unwrap_err().field, "account.copies");
+}
+
+#[test]
+fn a_region_that_holds_everything_is_kept_with_the_settings_and_shown_to_nobody_else() {
+    let mut settings = write(json!({"copies": 2})).unwrap();
+    for (region, is_eager) in [("us", true), ("ap", true), ("us", true), ("eu", false)] {
+        settings.set_eager(region, is_eager);
+    }
+    assert_eq!(settings.eager_regions, ["ap", "us"]);
+    assert_eq!(AccountSettings::from_stored(&settings.to_stored()).unwrap(), settings);
+    assert_eq!(serde_json::to_value(&settings).unwrap(), json!({"rbac_policies": [], "copies": 2}));
+    let compiled = CompiledPolicies::compile(&settings).unwrap();
+    assert_eq!(["ap", "eu"].map(|region| compiled.is_eager_in(region)), [true, false]);
+    let changed = write(json!({})).unwrap().replacing(&settings).unwrap();
+    assert!(changed.is_eager_in("ap"), "whoever changes something else at the primary does not end it");
+    settings.set_eager("ap", false);
+    assert!(!settings.is_eager_in("ap") && settings.is_eager_in("us"));
+    let replica = json!({"strategy": "eager", "upstream": "eu.example.org"});
+    let asked = write(json!({ "replication": replica })).unwrap();
+    assert_eq!(serde_json::to_value(&asked).unwrap()["replication"], replica);
+    let filtered = json!({"replication": replica, "platform_filter": [{"os": "linux"}]});
+    assert_eq!(AccountSettings::from_request(filtered).unwrap_err().field, "account.platform_filter");
+}
+
+#[test]
 fn a_change_keeps_the_source_and_what_is_never_shown() {
     let mut current = write(full()).unwrap();
     current.security_scan_policies = vec![ScanPolicy::default()];

@@ -11,6 +11,7 @@ mod copies;
 mod flight;
 mod following;
 mod holding;
+mod keeping;
 mod priority;
 mod reader;
 #[cfg(test)]

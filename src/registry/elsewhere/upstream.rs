@@ -69,6 +69,21 @@ pub trait Upstream: Send + Sync + 'static {
         false
     }
 
+    /// Nodes that may be asked to hold copies of what is pushed to an account of this node: one for each region but ours,
+    /// the best first. Which are best depends on the account, and on who is there, on nothing else. A look-up in memory.
+    fn keepers(&self, account: &AccountName) -> Vec<Primary> {
+        let _ = account;
+        Vec::new()
+    }
+
+    /// Has another node fetch blobs from here and hold them for good; gives whether all of them are on its disk. If not,
+    /// they are on their way, and it may be asked again.
+    async fn keep(&self, at: &Primary, repository: &RepositoryName, blobs: &[Digest]) -> Result<bool, RegistryError> {
+        let _ = blobs;
+        let (account, region) = (repository.account(), at.region.clone());
+        Err(RegistryError::PrimaryUnreachable { account, region, reason: "there is no way to it".into() })
+    }
+
     /// A manifest. Its bytes are left out when it is still `known`.
     async fn manifest(
         &self,

@@ -227,6 +227,15 @@ impl Holders {
         self.accounts.get(account).and_then(|watched| watched.head).map_or(0, |head| head.sequence)
     }
 
+    /// Whether a follower has everything up to an event on its disk. Its place counts only once it was looked up in the
+    /// log that is here: it may come from another one.
+    pub(super) fn has_applied(&self, node: NodeId, account: &AccountName, sequence: u64) -> bool {
+        let held = self.sessions.get(&node).and_then(|session| session.held.get(account));
+        held.is_some_and(|held| {
+            held.told.is_some() && matches!(held.place, Place::At(cursor) if cursor.sequence >= sequence)
+        })
+    }
+
     /// Whether everything up to an event is everywhere.
     pub(super) fn settled(&mut self, account: &AccountName, sequence: u64, now: Duration) -> Settled {
         self.sweep(now);
@@ -362,6 +371,23 @@ mod tests {
         assert_eq!(holders.take_stirred(node(number), 1).unwrap().len(), 1);
         let standing = holders.stand(node(number), 1, &acme(), (at(3), at(3)), now).unwrap();
         assert_eq!(standing.confirmed, Some(3));
+    }
+
+    #[test]
+    fn an_event_is_applied_once_its_place_is_told_and_known_to_be_in_this_log() {
+        let mut holders = Holders::new(LEASE);
+        holders.take(node(1), request(1, true, 9), true, seconds(1)).unwrap();
+        assert!(!holders.has_applied(node(1), &acme(), 3), "its place may be in another log");
+        let mut holders = Holders::new(LEASE);
+        held(&mut holders, 1, seconds(1));
+        assert!(holders.has_applied(node(1), &acme(), 3));
+        assert!(!holders.has_applied(node(2), &acme(), 3));
+        holders.advance(&acme(), at(4), seconds(2));
+        assert!(!holders.has_applied(node(1), &acme(), 4));
+        holders.take(node(1), request(1, false, 4), true, seconds(2)).unwrap();
+        assert!(holders.has_applied(node(1), &acme(), 4));
+        assert!(holders.sweep(seconds(60)));
+        assert!(!holders.has_applied(node(1), &acme(), 4), "nobody is heard of any more");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use self::messages::{FollowAnswer, FollowRequest, News, NewsKind, Place};
 use self::outgoing::{ANSWER_BYTES, Found};
 use super::{Inner, Registry, RegistryError};
 use crate::metadata::EventHead;
+use crate::model::policy::Ack;
 use crate::model::uptime;
 
 /// Accounts that are looked at for one answer.
@@ -91,6 +92,7 @@ impl Inner {
             moved.as_mut().enable();
             let until = match self.feed.holders().settled(account, sequence, uptime()) {
                 Settled::Yes => break,
+                Settled::NotBefore(_) if self.is_acknowledged_at_primary(account) => break,
                 Settled::NotBefore(until) => until,
             };
             let _ = tokio::time::timeout(until.saturating_sub(uptime()), moved).await;
@@ -98,6 +100,40 @@ impl Inner {
         let waited = uptime().saturating_sub(began);
         if waited > Duration::from_millis(1) {
             metrics::histogram!("keppel_feed_settle_seconds").record(waited.as_secs_f64());
+        }
+    }
+
+    /// Whether an account's owners chose not to wait for other regions.
+    fn is_acknowledged_at_primary(&self, account: &AccountName) -> bool {
+        let policies = self.claims.rules(account).and_then(|rules| rules.policies);
+        policies.is_some_and(|policies| policies.ack() == Ack::Primary)
+    }
+
+    /// Waits until these nodes have everything of an account up to an event on their disks; gives those that had not by
+    /// the deadline.
+    ///
+    /// Cancel safety: safe.
+    pub(super) async fn applied_by(
+        &self,
+        account: &AccountName,
+        sequence: u64,
+        nodes: &[NodeId],
+        deadline: Duration,
+    ) -> Vec<NodeId> {
+        let until = uptime() + deadline;
+        loop {
+            let mut moved = std::pin::pin!(self.feed.moved.notified());
+            moved.as_mut().enable();
+            let lacking = {
+                let holders = self.feed.holders();
+                let lacking = nodes.iter().filter(|node| !holders.has_applied(**node, account, sequence));
+                lacking.copied().collect::<Vec<_>>()
+            };
+            let left = until.saturating_sub(uptime());
+            if lacking.is_empty() || left.is_zero() {
+                return lacking;
+            }
+            let _ = tokio::time::timeout(left, moved).await;
         }
     }
 

@@ -1,0 +1,126 @@
+//! Accounts that ask for copies of what is pushed in several regions.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::federation::{LEASE, Region, three_regions, until};
+use crate::harness::{Answer, Image, Index, Kind, client::send};
+
+/// Makes or changes an account.
+pub async fn put_account(region: &Region, name: &str, mut fields: Value) -> Answer {
+    fields["auth_tenant_id"] = "acme".into();
+    let request = region.client.request(Method::PUT, &format!("/keppel/v1/accounts/{name}"));
+    send(request.body(json!({ "account": fields }).to_string())).await
+}
+
+/// Whether a region gives every byte of an image, by digest.
+pub async fn has_all(region: &Region, repository: &str, image: &Image) -> bool {
+    let manifest = region.client.get(&format!("/v2/{repository}/manifests/{}", image.digest())).await;
+    let mut whole = manifest.status == 200 && manifest.body == image.manifest.bytes;
+    for blob in image.blobs() {
+        let answer = region.client.get(&format!("/v2/{repository}/blobs/{}", blob.digest())).await;
+        whole &= answer.status == 200 && answer.body == blob.bytes;
+    }
+    whole
+}
+
+/// A number from the metadata of a region.
+pub fn rows(region: &Region, query: &str) -> i64 {
+    let database = rusqlite::Connection::open(region.server.data().join("metadata.db")).expect("it opens");
+    database.query_row(query, [], |row| row.get(0)).expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_with_two_copies_outlives_its_primary_from_the_moment_of_its_201() {
+    let [mut eu, us, ap] = three_regions();
+    put_account(&eu, "acme", json!({"copies": 2})).await.expect(200);
+    // Pushed by way of another region than the primary's, and there.
+    let (first, last) = (Image::small(1), Image::small(2));
+    us.client.push_image("acme/app", "v1", &first).await;
+    let index = Index::of(Kind::Oci, vec![Image::small(3), Image::small(4)]);
+    eu.client.push_index("acme/other", "multi", &index).await;
+    eu.client.push_image("acme/app", "v2", &last).await;
+    eu.server.kill();
+
+    let mut held = Vec::new();
+    for region in [&us, &ap] {
+        let mut all = has_all(region, "acme/app", &first).await & has_all(region, "acme/app", &last).await;
+        for image in &index.images {
+            all &= has_all(region, "acme/other", image).await;
+        }
+        held.push(all);
+    }
+    assert!(held.contains(&true), "no other region has every byte");
+    let holder = if held[0] { &us } else { &ap };
+    tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
+    let marked = holder.client.get("/v2/acme/app/manifests/v2").await.expect(200);
+    assert_eq!(marked.body, last.manifest.bytes);
+    assert!(marked.header("warning").starts_with("110 "));
+    // It did not pass through, and so does not go when room is wanted.
+    assert_eq!(rows(holder, "SELECT count(*) FROM pulled_blobs"), 0);
+    assert!(rows(holder, "SELECT count(*) FROM blobs") > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_without_enough_regions_is_not_acknowledged_and_is_completed_when_it_is_sent_again() {
+    let [eu, mut us, ap] = three_regions();
+    for (copies, words) in [(0, "between 1 and 8"), (9, "between 1 and 8")] {
+        let refused = put_account(&eu, "acme", json!({ "copies": copies })).await.expect(422);
+        assert!(refused.text().starts_with("account.copies: ") && refused.text().contains(words), "{}", refused.text());
+    }
+    put_account(&eu, "acme", json!({"copies": 3})).await.expect(200);
+    let image = Image::small(1);
+    eu.client.push_image("acme/app", "v1", &image).await;
+    us.server.kill();
+    let next = Image::small(2);
+    for blob in next.blobs() {
+        eu.client.push_blob("acme/app", &blob.bytes).await;
+    }
+    let start = Instant::now();
+    let refused = eu.client.put_manifest("acme/app", "v1", &next.manifest).await.expect_error(503, "UNAVAILABLE");
+    assert!(refused.message().contains("asks for 3 copies"), "{}", refused.message());
+    assert!(!refused.header("retry-after").is_empty());
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+    // Nobody was told that it is there, and it is not: the blobs come before the manifest.
+    assert_eq!(eu.client.get("/v2/acme/app/manifests/v1").await.expect(200).body, image.manifest.bytes);
+    us.restart();
+    until("all regions are there", || {
+        let status: Value = serde_json::from_str(&eu.told(&["status", "--json"])).expect("JSON");
+        status["members"].as_array().is_some_and(|members| members.iter().all(|member| member["health"] == "alive"))
+    });
+    eu.client.put_manifest("acme/app", "v1", &next.manifest).await.expect(201);
+    let mut eu = eu;
+    eu.server.kill();
+    for region in [&us, &ap] {
+        assert!(has_all(region, "acme/app", &next).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_may_have_pushes_acknowledged_by_its_primary_alone() {
+    let [eu, us, _ap] = three_regions();
+    put_account(&eu, "acme", json!({"ack": "soon"})).await.expect(422);
+    put_account(&eu, "quick", json!({"ack": "primary"})).await.expect(200);
+    let image = Image::small(1);
+    for account in ["quick", "slow"] {
+        eu.client.push_image(&format!("{account}/app"), "v1", &image).await;
+        us.client.assert_image(&format!("{account}/app"), "v1", &image).await;
+        crate::leases::until_it_answers_alone(&us, &format!("/v2/{account}/app/manifests/v1")).await;
+    }
+    us.signal(libc::SIGSTOP);
+    let pushed_in = async |repository: &str| {
+        let start = Instant::now();
+        eu.client.put_manifest(repository, "v2", &image.manifest).await.expect(201);
+        eu.client.get(&format!("/v2/{repository}/manifests/v2")).await.expect(200);
+        start.elapsed()
+    };
+    let quick = pushed_in("quick/app").await;
+    let slow = pushed_in("slow/app").await;
+    us.signal(libc::SIGCONT);
+    assert!(quick < LEASE / 4, "{quick:?} without waiting for a silent region");
+    assert!(slow > LEASE / 4, "{slow:?}: the silent region held a lease, or this test shows nothing");
+    let answer = eu.client.get("/keppel/v1/accounts/quick").await.expect(200).json();
+    assert_eq!(answer["account"]["ack"], "primary");
+}
