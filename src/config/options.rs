@@ -39,6 +39,7 @@ impl Config {
             concurrent_reads_max: self.storage.concurrent_reads_max,
             concurrent_writes_max: self.storage.concurrent_writes_max,
             worker_wait_timeout: self.storage.wait_timeout,
+            verified_for: self.storage.verified_for,
             ..StorageLimits::default()
         }
     }

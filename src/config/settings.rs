@@ -176,6 +176,9 @@ sections! {
         concurrent_writes_max: usize = 64, from 1 to 1024;
         /// How long a read or a write may wait for its turn before it is refused.
         wait_timeout: Duration = "30s", from "1s" to "10m";
+        /// How long a blob's bytes that were found to be right are sent without being hashed once more, if nobody has
+        /// written to the file since and the system has it in memory. With 0s all that is sent is hashed.
+        verified_for: Duration = "1h", from "0s" to "365d";
     }
 
     /// What this node knows about what it keeps, in SQLite.

@@ -1,4 +1,4 @@
-//! Hashes stored blobs again, and has those that are lost or wrong fetched from another region.
+//! Hashes stored blobs again, and has those that are lost or wrong fetched again from wherever they are.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -58,9 +58,15 @@ pub(super) async fn run_telling(
             tracing::info!(account = %owned.account, digest = %owned.digest, region, "a blob was healed");
             note(registry, "repair", &place, &format!("from region {region}"));
         }
+        Healing::FromOutside { url } => {
+            report.changed = 1;
+            report.say(format!("{place}: {fault}; fetched again from {url}"));
+            tracing::info!(account = %owned.account, digest = %owned.digest, url, "a blob was healed");
+            note(registry, "repair", &place, &format!("from {url}"));
+        }
         Healing::NotNeeded => report.say(format!("{place}: {fault}; it is right by now, or nobody needs it")),
         Healing::Nowhere => {
-            report.say(format!("{place}: {fault}; no region that can be reached has it: push it again"));
+            report.say(format!("{place}: {fault}; nobody who can be reached has it: push it again"));
             let images = registry.metadata().read(move |reader| reader.list_affected_images(blob, AFFECTED_MAX));
             for image in images.await.map_err(|error: MetadataError| RegistryError::from(error))? {
                 let tag = image.tag.map(|tag| format!(":{tag}")).unwrap_or_default();

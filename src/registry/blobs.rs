@@ -1,19 +1,16 @@
 //! Pulling and mounting blobs.
 
 use std::ops::Range;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
 use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName, StorageKey};
 
-use super::elsewhere::{Elsewhere, Flight, RemoteReader, Source};
+use super::blob_stream::BlobStream;
+use super::elsewhere::{Elsewhere, Flight, Source};
 use super::external::{ExternalFlight, Mirror};
 use super::{FirstPull, Inner, Registry, RegistryError};
 use crate::metadata::BlobRow;
-use crate::storage::{BlobReader, FilePart, Outboard, StorageError};
+use crate::storage::Outboard;
 
 /// A blob that can be read.
 #[derive(Clone)]
@@ -50,52 +47,25 @@ impl BlobInfo {
         Self { digest, size_bytes, repository, place: Place::OnTheWay(flight) }
     }
 
+    /// Under which key it is stored here.
+    pub(super) fn storage_key(&self) -> Option<&StorageKey> {
+        match &self.place {
+            Place::Here { key, .. } => Some(key),
+            Place::OnTheWay(_) | Place::OnTheWayFromOutside(_) | Place::There => None,
+        }
+    }
+
+    /// The flight that brings it from another region.
+    pub(super) fn flight(&self) -> Option<&Arc<Flight>> {
+        match &self.place {
+            Place::OnTheWay(flight) => Some(flight),
+            Place::Here { .. } | Place::OnTheWayFromOutside(_) | Place::There => None,
+        }
+    }
+
     /// Where it belongs.
     pub(super) fn repository(&self) -> &RepositoryName {
         &self.repository
-    }
-}
-
-/// Bytes of a blob: as many as its range has, or an error.
-pub enum BlobStream {
-    /// From the storage here.
-    Here(BlobReader),
-    /// From another region or registry, with how many bytes are left.
-    OnTheWay(RemoteReader, u64),
-}
-
-impl BlobStream {
-    /// How many bytes are still to come.
-    pub fn left_bytes(&self) -> u64 {
-        match self {
-            Self::Here(reader) => reader.left_bytes(),
-            Self::OnTheWay(_, left_bytes) => *left_bytes,
-        }
-    }
-
-    /// See [`BlobReader::take_file_part`].
-    pub fn take_file_part(&mut self, size_max_bytes: usize) -> Option<FilePart> {
-        match self {
-            Self::Here(reader) => reader.take_file_part(size_max_bytes),
-            Self::OnTheWay(..) => None,
-        }
-    }
-}
-
-impl Stream for BlobStream {
-    type Item = Result<Bytes, RegistryError>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.get_mut() {
-            Self::Here(reader) => reader.poll_next_unpin(context).map_err(RegistryError::from),
-            Self::OnTheWay(reader, left_bytes) => {
-                let next = ready!(reader.poll_next_unpin(context));
-                if let Some(Ok(bytes)) = &next {
-                    *left_bytes = left_bytes.saturating_sub(bytes.len() as u64);
-                }
-                Poll::Ready(next)
-            }
-        }
     }
 }
 
@@ -237,47 +207,26 @@ impl Registry {
         Ok((self.inner.storage.load_outboard(account, key, blake3).await?, *blake3))
     }
 
-    /// Opens a part of a blob for reading. `range` is in bytes and within the blob.
+    /// Opens a part of a blob for reading. `range` is in bytes and within the blob. Where what is stored here turns out to
+    /// be lost or wrong, now or later, it comes from elsewhere.
     ///
     /// # Errors
     /// [`RegistryError::BlobUnknown`] when it was deleted meanwhile, or our own trouble.
     pub async fn open_blob(&self, blob: &BlobInfo, range: Range<u64>) -> Result<BlobStream, RegistryError> {
-        let (account, key) = match &blob.place {
-            Place::Here { account, key, .. } => (account, key),
-            Place::OnTheWay(flight) => {
-                let (size_bytes, source) = (range.end - range.start, Source::new(&self.inner, flight));
-                return Ok(BlobStream::OnTheWay(source.read(range), size_bytes));
-            }
-            Place::OnTheWayFromOutside(flight) => {
-                let size_bytes = range.end - range.start;
-                return Ok(BlobStream::OnTheWay(flight.clone().read(range), size_bytes));
-            }
-            Place::There => return Err(RegistryError::BlobUnknown { digest: blob.digest }),
-        };
-        let wanted = range.clone();
-        match self.inner.storage.open_blob(account, key, range).await {
-            Ok(reader) => Ok(BlobStream::Here(reader)),
-            Err(error @ (StorageError::BlobMissing(_) | StorageError::BlobShort { .. })) => {
-                match self.inner.blob_here(&blob.repository, &blob.digest).await {
-                    // The row is there, so the bytes should be.
-                    Ok(same) if same.storage_key == *key => self.open_lost_blob(blob, same, wanted, error).await,
-                    Ok(_) => Err(RegistryError::BlobUnknown { digest: blob.digest }),
-                    // It was evicted a moment ago.
-                    Err(RegistryError::BlobUnknown { .. }) if self.inner.is_copy(account) => {
-                        let again = self.load_blob(&blob.repository, &blob.digest, true).await?;
-                        match again.place {
-                            Place::Here { .. } | Place::There => {
-                                Err(RegistryError::BlobUnknown { digest: blob.digest })
-                            }
-                            Place::OnTheWay(_) | Place::OnTheWayFromOutside(_) => {
-                                Box::pin(self.open_blob(&again, wanted)).await
-                            }
-                        }
-                    }
-                    Err(error) => Err(error),
+        match &blob.place {
+            Place::Here { account, key, blake3 } => {
+                match self.inner.storage.open_blob(account, key, blake3, range.clone()).await {
+                    Ok(reader) => Ok(BlobStream::here(self, blob, reader, range)),
+                    Err(error) if error.is_damage() => Box::pin(self.recover_blob(blob, range, error)).await,
+                    Err(error) => Err(error.into()),
                 }
             }
-            Err(error) => Err(error.into()),
+            Place::OnTheWay(flight) => {
+                let reader = Source::new(&self.inner, flight).read(range.clone());
+                Ok(BlobStream::on_the_way(reader, range))
+            }
+            Place::OnTheWayFromOutside(flight) => Ok(BlobStream::on_the_way(flight.clone().read(range.clone()), range)),
+            Place::There => Err(RegistryError::BlobUnknown { digest: blob.digest }),
         }
     }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use keppel_federation::vocabulary::{Digest, RepositoryName};
 
-use super::blobs::{BlobInfo, BlobStream};
-use super::elsewhere::{Flight, Source};
+use super::blob_stream::BlobStream;
+use super::blobs::BlobInfo;
+use super::elsewhere::Flight;
 use super::{Priority, Registry, RegistryError};
 use crate::metadata::{BlobId, BlobRow, MetadataError, OwnedBlob};
 use crate::storage::StorageError;
@@ -26,9 +27,14 @@ pub enum Healing {
         /// Its name.
         region: String,
     },
+    /// It has right bytes again, from the registry outside that its account mirrors.
+    FromOutside {
+        /// Its URL.
+        url: String,
+    },
     /// It was right already, or is gone.
     NotNeeded,
-    /// No region that can be reached has it.
+    /// Nobody who can be reached has it.
     Nowhere,
 }
 
@@ -48,7 +54,7 @@ impl Registry {
         Ok(news)
     }
 
-    /// Fetches the bytes of a bad blob from another region and puts them in the place of the bad ones.
+    /// Fetches the bytes of a bad blob from another region, or from the registry that its account mirrors, and puts them in the place of the bad ones.
     ///
     /// Cancel safety: a fetch that has begun goes on.
     ///
@@ -65,6 +71,14 @@ impl Registry {
         };
         if row.is_sound {
             return Ok(Healing::NotNeeded);
+        }
+        self.forget_stored(&repository, &digest);
+        if let Some(mirror) = self.inner.mirror(&repository.account()) {
+            match self.fly(&mirror, &repository, &digest).stored().await {
+                Ok(()) => return Ok(Healing::FromOutside { url: mirror.url().to_owned() }),
+                Err(error @ RegistryError::StorageFull) => return Err(error),
+                Err(error) => tracing::debug!(%error, %digest, url = mirror.url(), "a blob is not had from outside"),
+            }
         }
         for source in self.inner.sources(&repository.account()) {
             let region = source.primary.region.clone();
@@ -106,24 +120,45 @@ impl Registry {
         }
     }
 
-    /// Opens a blob from elsewhere whose bytes are not where they should be; `error` tells what the storage said.
-    pub(super) async fn open_lost_blob(
+    /// Opens a blob that is stored here, but whose bytes turned out to be lost or wrong, from wherever else it is. `error`
+    /// tells what the storage said. The blob is healed by that, where it can be.
+    pub(super) async fn recover_blob(
         &self,
         blob: &BlobInfo,
-        row: BlobRow,
         range: Range<u64>,
         error: StorageError,
     ) -> Result<BlobStream, RegistryError> {
         let (repository, digest) = (blob.repository(), &blob.digest);
-        tracing::error!(error = &error as &dyn std::error::Error, %repository, %digest, "a blob has lost its bytes");
-        self.mark_broken(&row).await?;
-        let Some(flight) = self.rescue(repository, digest).await else { return Err(error.into()) };
-        flight.start(&self.inner, Priority::Pull);
-        if flight.size_bytes() != blob.size_bytes {
-            return Err(error.into());
+        match self.inner.blob_here(repository, digest).await {
+            // The row names these bytes, so they should be there. What was deleted is not damaged.
+            Ok(row) if Some(&row.storage_key) == blob.storage_key() => {
+                if self.mark_broken(&row).await? {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, %repository, %digest, "the stored bytes of a blob are lost or wrong");
+                }
+            }
+            // Others have found out, and perhaps healed it already.
+            Ok(_) | Err(RegistryError::BlobUnknown { .. }) => {}
+            Err(error) => return Err(error),
         }
-        let left_bytes = range.end - range.start;
-        Ok(BlobStream::OnTheWay(Source::new(&self.inner, &flight).read(range), left_bytes))
+        self.forget_stored(repository, digest);
+        match self.load_blob(repository, digest, true).await {
+            Ok(again) if again.size_bytes == blob.size_bytes => {
+                if let Some(flight) = again.flight() {
+                    flight.start(&self.inner, Priority::Pull);
+                }
+                self.open_blob(&again, range).await
+            }
+            // Nobody has it.
+            Ok(_) | Err(RegistryError::BlobUnknown { .. }) => Err(error.into()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// No flight that brought what is damaged now is joined once more.
+    fn forget_stored(&self, repository: &RepositoryName, digest: &Digest) {
+        self.inner.flights.forget_stored(repository, digest);
+        self.forget_stored_from_outside(repository, digest);
     }
 
     /// A flight from the first region that has the blob.

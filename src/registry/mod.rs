@@ -11,6 +11,7 @@ mod account_error;
 mod accounts;
 mod audit;
 mod blob_storing;
+mod blob_stream;
 mod blobs;
 mod claims;
 mod collecting;
@@ -41,7 +42,8 @@ pub use account_book::{AccountBook, AccountDecision, AccountEntry, PeerEntry, Un
 pub use account_error::AccountError;
 pub use accounts::Accounts;
 pub use audit::{AuditEvent, to_cadf};
-pub use blobs::{BlobInfo, BlobStream};
+pub use blob_stream::BlobStream;
+pub use blobs::BlobInfo;
 pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
 pub use collecting::image_facts;
 pub use contents::{ManifestEntry, ReportAbsence};

@@ -13,7 +13,6 @@ use super::{Inner, Quota, RegistryError};
 use crate::metadata::{AccountId, ManifestId, RepositoryId, Usage, WriteTransaction};
 use crate::model::policy::{CompiledPolicies, ManifestFacts};
 use crate::model::{ImageConfig, ManifestDescription};
-use crate::storage::StorageError;
 
 /// The largest configuration of an image that is looked into, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -168,11 +167,12 @@ impl Inner {
         let row = self.metadata.read(move |reader| reader.get_blob_by_name(name.as_str(), &digest)).await?;
         let Some(row) = row.filter(|row| row.is_sound && !is_too_large(row.size_bytes)) else { return Ok(None) };
         let mut bytes = Vec::with_capacity(usize::try_from(row.size_bytes).unwrap_or_default());
-        let opened = self.storage.open_blob(&repository.account(), &row.storage_key, 0..row.size_bytes).await;
+        let (key, blake3) = (&row.storage_key, &row.blake3);
+        let opened = self.storage.open_blob(&repository.account(), key, blake3, 0..row.size_bytes).await;
         let mut reader = match opened {
             Ok(reader) => reader,
             // Bytes that were lost are another's business: the push says nothing about them.
-            Err(StorageError::BlobMissing(_) | StorageError::BlobShort { .. }) => return Ok(None),
+            Err(error) if error.is_damage() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         while let Some(piece) = reader.next().await {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, StorageKey, UploadId};
@@ -166,11 +166,45 @@ pub trait StoredBytes: Send + Sync {
     /// [`StorageError::Io`].
     fn read_at_once(&self, offset: u64, size_bytes: usize) -> Result<Option<Bytes>, StorageError>;
 
+    /// What the place tells about the bytes at this moment. Called on async threads.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    fn imprint(&self) -> Result<Imprint, StorageError>;
+
     /// The file that these bytes are in, at the same offsets, when `range` of it could be read without waiting for a
     /// device: then the kernel can send it by itself. Called on async threads.
     fn cached_file(&self, range: Range<u64>) -> Option<Arc<File>> {
         let _ = range;
         None
+    }
+}
+
+/// What a place tells about bytes that it keeps: while that is the same, nobody has written to them through it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Imprint {
+    /// Which file it is.
+    pub file: u64,
+    /// Its size.
+    pub size_bytes: u64,
+    /// When it was written to, in seconds and nanoseconds since 1970; whoever may write can set this at will.
+    pub modified: (i64, i64),
+    /// When anything about it was changed, which nobody can set; `None` for a file that was deleted, which is a change too.
+    pub changed: Option<(i64, i64)>,
+}
+
+impl Imprint {
+    /// Whether `later` tells of the same bytes.
+    pub fn is_still(&self, later: &Self) -> bool {
+        let is_changed = later.changed.is_some() && self.changed != later.changed;
+        !is_changed && Self { changed: None, ..*self } == Self { changed: None, ..*later }
+    }
+
+    /// Whether the last change was so long ago that another would show, `now` being the time since 1970.
+    pub fn is_settled(&self, now: Duration, settled_after: Duration) -> bool {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let settled = i64::try_from(settled_after.as_secs()).unwrap_or(i64::MAX);
+        self.changed.is_some_and(|(seconds, _)| seconds <= now.saturating_sub(settled))
     }
 }
 

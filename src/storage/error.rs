@@ -59,6 +59,15 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether it says that the stored bytes of a blob are lost, cannot be read, or are not what was stored.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::BlobMissing(_) | Self::BlobShort { .. } | Self::BlobCorrupt(_) => true,
+            Self::Io { source, .. } => source.raw_os_error() == Some(libc::EIO),
+            _ => false,
+        }
+    }
+
     /// Names the operation and its object; a full disk or quota becomes [`Self::Full`].
     pub(super) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {

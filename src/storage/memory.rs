@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, StorageKey, UploadId};
 
-use super::driver::{ObjectIterator, ObjectKind, StagedBytes, StorageDriver, StoredBytes, StoredObject};
+use super::driver::{Imprint, ObjectIterator, ObjectKind, StagedBytes, StorageDriver, StoredBytes, StoredObject};
 use super::{PIECE_BYTES, StorageError};
 
 /// The driver that keeps everything in memory, up to a capacity.
@@ -214,6 +214,11 @@ impl StoredBytes for Object {
     fn read_at_once(&self, offset: u64, size_bytes: usize) -> Result<Option<Bytes>, StorageError> {
         Ok(Some(Object::read(self, offset, size_bytes)))
     }
+
+    fn imprint(&self) -> Result<Imprint, StorageError> {
+        // Nobody but us can write to our memory.
+        Ok(Imprint { file: 0, size_bytes: self.size_bytes, modified: (0, 0), changed: Some((0, 0)) })
+    }
 }
 
 struct StagedObject {
@@ -313,5 +318,9 @@ impl StoredBytes for BesideObject {
 
     fn read_at_once(&self, offset: u64, size_bytes: usize) -> Result<Option<Bytes>, StorageError> {
         self.read(offset, size_bytes).map(Some)
+    }
+
+    fn imprint(&self) -> Result<Imprint, StorageError> {
+        Ok(Imprint { file: 0, size_bytes: 0, modified: (0, 0), changed: None })
     }
 }

@@ -9,6 +9,7 @@
 //! - A blob is complete, of the digest asked for, and durable before [`Upload::finish`] returns; it never changes.
 //! - A crash leaves an upload with what was synced at least, or a blob that nobody knows of. [`Storage::list`] finds both.
 //! - An upload's hashes cover exactly its bytes, whatever happened to the bodies; nothing is read twice to get them.
+//! - What is read of a blob was checked against its tree: at that read, or within the last hour and unchanged since.
 //! - Memory is bounded: two pieces of [`PIECE_BYTES`] for each body on its way in or out, and 32 bytes for each such
 //!   piece of a whole upload (its tree).
 //! - What blocks runs on blocking threads, a bounded number at a time. No thread waits for a client.
@@ -25,6 +26,8 @@ mod reader;
 mod tests;
 mod tree;
 mod upload;
+mod verified;
+mod verified_read;
 mod verifier;
 mod work;
 
@@ -46,8 +49,10 @@ pub use upload::{CheckedUpload, StoredBlob, Upload, UploadReader};
 pub use verifier::Verifier;
 
 use hash::BlobHasher;
-use tree::TreeHasher;
+use reader::Trust;
 use upload::{OpenUploads, Writer};
+use verified::{SETTLED_AFTER, VerifiedBlobs};
+use verified_read::{Checked, load_outboard};
 use work::Workers;
 
 /// The size in which bytes are written, read and handed on. Fits the cache of a core, which the next copy profits from.
@@ -64,6 +69,8 @@ pub struct StorageLimits {
     pub worker_wait_timeout: Duration,
     /// How long to wait for an upload whose other handle is about to go away.
     pub upload_handover_timeout: Duration,
+    /// How long bytes that were found to be right are trusted, if nobody has written to them and they stay in memory.
+    pub verified_for: Duration,
 }
 
 impl Default for StorageLimits {
@@ -73,6 +80,7 @@ impl Default for StorageLimits {
             concurrent_writes_max: 64,
             worker_wait_timeout: Duration::from_secs(30),
             upload_handover_timeout: Duration::from_secs(5),
+            verified_for: Duration::from_secs(3600),
         }
     }
 }
@@ -128,6 +136,7 @@ pub struct Storage {
     open_uploads: OpenUploads,
     readers: Workers,
     writers: Workers,
+    verified: Arc<VerifiedBlobs>,
     upload_handover_timeout: Duration,
 }
 
@@ -152,6 +161,7 @@ impl Storage {
             open_uploads: OpenUploads::default(),
             readers: Workers::new(limits.concurrent_reads_max, limits.worker_wait_timeout),
             writers: Workers::new(limits.concurrent_writes_max, limits.worker_wait_timeout),
+            verified: Arc::new(VerifiedBlobs::new(limits.verified_for, SETTLED_AFTER)),
             upload_handover_timeout: limits.upload_handover_timeout,
         }
     }
@@ -236,30 +246,53 @@ impl Storage {
         self.write(move |driver| driver.discard_upload(&account, &id)).await
     }
 
-    /// Opens a range of a blob, up to but not including its end. Its first piece is read at once.
+    /// Opens a range of a blob whose tree has the root `blake3`, up to but not including its end. Its first piece is read
+    /// and checked at once.
     ///
     /// # Errors
-    /// [`StorageError::BlobMissing`], [`StorageError::BlobShort`] when the range reaches beyond the blob's end, or
-    /// [`StorageError::Io`].
+    /// [`StorageError::BlobMissing`], [`StorageError::BlobShort`] when the range reaches beyond the blob's end,
+    /// [`StorageError::BlobCorrupt`] when the first piece is not what was stored, or [`StorageError::Io`].
     pub async fn open_blob(
         &self,
         account: &AccountName,
         key: &StorageKey,
+        blake3: &[u8; 32],
         range: Range<u64>,
     ) -> Result<BlobReader, StorageError> {
-        let (account, name, Range { start, end }) = (account.clone(), key.clone(), range.clone());
+        let checked = Arc::new(Checked {
+            driver: self.driver.clone(),
+            verified: self.verified.clone(),
+            account: account.clone(),
+            key: key.clone(),
+            blake3: *blake3,
+        });
+        let (blob_of, Range { start, end }) = (checked.clone(), range.clone());
         let open = move |driver: &dyn StorageDriver| {
-            let blob = driver.open_blob(&account, &name)?.ok_or_else(|| StorageError::BlobMissing(name.clone()))?;
+            let Checked { account, key, verified, .. } = &*blob_of;
+            let blob = driver.open_blob(account, key)?.ok_or_else(|| StorageError::BlobMissing(key.clone()))?;
             let actual_bytes = blob.size_bytes();
             if end > actual_bytes {
-                return Err(StorageError::BlobShort { key: name, expected_bytes: end, actual_bytes });
+                return Err(StorageError::BlobShort { key: key.clone(), expected_bytes: end, actual_bytes });
             }
-            let first_bytes = end.saturating_sub(start).min(PIECE_BYTES as u64) as usize;
-            let first = blob.read(start, first_bytes)?;
-            Ok((blob, first))
+            let imprint = blob.imprint()?;
+            if start >= end {
+                return Ok((blob, Bytes::new(), Trust::Known(imprint)));
+            }
+            let first_bytes = (GROUP_BYTES - start % GROUP_BYTES).min(end - start) as usize;
+            if verified.are_right(key, &imprint, start / GROUP_BYTES..end.div_ceil(GROUP_BYTES)) {
+                match blob.read_at_once(start, first_bytes)? {
+                    Some(first) if !first.is_empty() && imprint.is_still(&blob.imprint()?) => {
+                        return Ok((blob, first, Trust::Known(imprint)));
+                    }
+                    // It comes from the disk again: nobody knows in what state.
+                    _ => verified.forget(key),
+                }
+            }
+            let (first, verifier) = blob_of.read(&*blob, None, start, end)?;
+            Ok((blob, first, Trust::Checking(verifier)))
         };
-        let (blob, first) = self.read(open).await?;
-        Ok(BlobReader::new(blob, key.clone(), range, first, self.readers.clone()))
+        let (blob, first, trust) = self.read(open).await?;
+        Ok(BlobReader::new(blob, checked, range, first, trust, self.readers.clone()))
     }
 
     /// The size of a blob; `None` when its bytes are not there.
@@ -317,24 +350,7 @@ impl Storage {
         let (account, key, blake3) = (account.clone(), key.clone(), *blake3);
         let load = move |driver: &dyn StorageDriver| {
             let blob = driver.open_blob(&account, &key)?.ok_or_else(|| StorageError::BlobMissing(key.clone()))?;
-            let blob_size_bytes = blob.size_bytes();
-            let kept = match outboard_size_bytes(blob_size_bytes) {
-                0 => Some(Bytes::new()),
-                _ => driver.get_outboard(&account, &key)?,
-            };
-            if let Some(pairs) = kept.filter(|kept| tree::is_outboard_of(kept, blob_size_bytes, &blake3)) {
-                return Ok(Outboard { blob_size_bytes, pairs });
-            }
-            let mut hasher = TreeHasher::new();
-            for_each_piece(&*blob, &key, |piece| hasher.update(piece))?;
-            let (root, pairs) = hasher.finish();
-            if root != blake3 {
-                return Err(StorageError::BlobCorrupt(key));
-            }
-            if let Err(error) = driver.put_outboard(&account, &key, &pairs) {
-                tracing::warn!(%account, %key, %error, "cannot keep the outboard of a blob; it will be computed again");
-            }
-            Ok(Outboard { blob_size_bytes, pairs: pairs.into() })
+            load_outboard(driver, &account, &key, &*blob, &blake3)
         };
         self.read(load).await
     }

@@ -34,6 +34,11 @@ impl Verifier {
         self.size_bytes
     }
 
+    /// How many groups it has; one of nothing at all has one.
+    pub(super) fn groups(&self) -> u64 {
+        self.groups.len().max(1) as u64
+    }
+
     /// Whether these are the blob's bytes at `offset`, which is the beginning of a group. They end with a group, too,
     /// or with the blob.
     pub fn is_part(&self, offset: u64, bytes: &[u8]) -> bool {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::federation::three_regions;
 use crate::harness::{Image, ImageBuilder};
 
-const DAMAGED: usize = 100;
+pub const DAMAGED: usize = 100;
 
 /// The files of an account's blobs, in no order.
-fn blob_files(data: &Path) -> Vec<PathBuf> {
+pub fn blob_files(data: &Path) -> Vec<PathBuf> {
     let folders = std::fs::read_dir(data.join("storage/acme/blobs")).expect("the account has blobs");
     let files = folders.flat_map(|folder| std::fs::read_dir(folder.expect("an entry").path()).expect("a folder"));
     let files = files.map(|file| file.expect("an entry").path());

@@ -4,6 +4,7 @@
 mod harness;
 
 mod copies;
+mod damage;
 mod faults;
 mod federation;
 mod healing;

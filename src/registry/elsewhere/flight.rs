@@ -79,6 +79,16 @@ impl Flights {
         Ok(flight)
     }
 
+    /// Lets go of a flight whose blob was stored, for what it stored was damaged since.
+    pub(in crate::registry) fn forget_stored(&self, repository: &RepositoryName, digest: &Digest) {
+        let key = (repository.clone(), *digest);
+        let mut known = self.lock();
+        let flight = known.get(&key).and_then(Weak::upgrade);
+        if flight.is_some_and(|flight| *flight.progress.borrow() == Progress::Stored) {
+            known.remove(&key);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Weak<Flight>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -64,7 +64,7 @@ impl Source {
     async fn open_here(&self, range: Range<u64>) -> Result<BlobReader, RegistryError> {
         let Self { inner, flight } = self;
         let blob = inner.blob_here(&flight.repository, &flight.digest).await?;
-        Ok(inner.storage.open_blob(&flight.repository.account(), &blob.storage_key, range).await?)
+        Ok(inner.storage.open_blob(&flight.repository.account(), &blob.storage_key, &blob.blake3, range).await?)
     }
 }
 

@@ -107,6 +107,16 @@ impl Registry {
         flight
     }
 
+    /// Lets go of a flight whose blob was stored, for what it stored was damaged since.
+    pub(in crate::registry) fn forget_stored_from_outside(&self, repository: &RepositoryName, digest: &Digest) {
+        let place = (repository.clone(), *digest);
+        let mut known = self.inner.external.flights.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let flight = known.get(&place).and_then(Weak::upgrade);
+        if flight.is_some_and(|flight| matches!(*flight.progress.borrow(), Progress::Stored { .. })) {
+            known.remove(&place);
+        }
+    }
+
     /// A blob that another region asks for: one that is stored here, or that comes here from outside within `patience`.
     ///
     /// Cancel safety: a fetch that has begun goes on.
@@ -200,7 +210,7 @@ impl ExternalFlight {
     ///
     /// # Errors
     /// Why it was not.
-    async fn stored(&self) -> Result<(), RegistryError> {
+    pub(in crate::registry) async fn stored(&self) -> Result<(), RegistryError> {
         let mut progress = self.progress.subscribe();
         let ended =
             progress.wait_for(|progress| matches!(progress, Progress::Stored { .. } | Progress::Failed(_))).await;

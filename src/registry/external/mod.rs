@@ -69,6 +69,13 @@ pub(in crate::registry) struct Mirror {
     origin: Origin,
 }
 
+impl Mirror {
+    /// Where the registry outside is.
+    pub(super) fn url(&self) -> &str {
+        self.origin.url()
+    }
+}
+
 /// What a question for a manifest came to.
 #[derive(Clone)]
 enum Kept {

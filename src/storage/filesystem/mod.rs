@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -27,7 +28,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, StorageKey, UploadId};
 
-use super::driver::{ObjectIterator, StagedBytes, StorageDriver, StoredBytes};
+use super::driver::{Imprint, ObjectIterator, StagedBytes, StorageDriver, StoredBytes};
 use super::{PIECE_BYTES, StorageError};
 
 use buffers::BufferPool;
@@ -236,6 +237,16 @@ impl StoredBytes for StoredFile {
             }
             Err(error) => Err(StorageError::io("read", &self.path)(error)),
         }
+    }
+
+    fn imprint(&self) -> Result<Imprint, StorageError> {
+        let found = self.file.metadata().map_err(StorageError::io("examine", &self.path))?;
+        Ok(Imprint {
+            file: found.ino(),
+            size_bytes: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.nlink() > 0).then(|| (found.ctime(), found.ctime_nsec())),
+        })
     }
 
     fn cached_file(&self, range: Range<u64>) -> Option<Arc<File>> {

@@ -56,10 +56,14 @@ async fn store(storage: &Storage, bytes: &Bytes) -> StoredBlob {
     upload.finish(StorageKey::random(), &sha256(bytes)).await.unwrap()
 }
 
-async fn read(storage: &Storage, key: &StorageKey, range: Range<u64>) -> Result<Vec<u8>, StorageError> {
-    let reader = storage.open_blob(&account(), key, range).await?;
+async fn read(storage: &Storage, blob: &StoredBlob, range: Range<u64>) -> Result<Vec<u8>, StorageError> {
+    let reader = open(storage, blob, range).await?;
     let pieces: Vec<Bytes> = reader.try_collect().await?;
     Ok(pieces.concat())
+}
+
+async fn open(storage: &Storage, blob: &StoredBlob, range: Range<u64>) -> Result<BlobReader, StorageError> {
+    storage.open_blob(&account(), &blob.key, &blob.blake3, range).await
 }
 
 async fn objects(storage: &Storage) -> Vec<StoredObject> {
