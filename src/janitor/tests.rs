@@ -1,6 +1,8 @@
 //! The tasks over a registry whose clock is moved by hand.
 
 mod histories;
+mod kills;
+mod mortal;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

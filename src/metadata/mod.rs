@@ -153,4 +153,10 @@ impl Metadata {
     pub fn observe_events(&self, observer: impl Fn(&[EventHead]) + Send + Sync + 'static) {
         self.writer.observe(Box::new(observer));
     }
+
+    /// Has `may_commit` asked before each commit; what it refuses is rolled back. Only the first gate is asked.
+    #[cfg(test)]
+    pub fn gate_commits(&self, may_commit: impl Fn() -> bool + Send + Sync + 'static) {
+        self.writer.gate(Box::new(may_commit));
+    }
 }

@@ -80,28 +80,45 @@ type Job = Box<dyn FnOnce(Result<&WriteTransaction<'_>, &MetadataError>) -> (boo
 /// Told of logs of events that have grown.
 pub(super) type Observer = Box<dyn Fn(&[EventHead]) + Send + Sync>;
 
+/// Asked before each commit whether it may happen, by tests in which the process ends at a certain one.
+#[cfg(test)]
+pub(super) type Gate = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// Who is told of, or asked about, what the writer does.
+#[derive(Default)]
+struct Listeners {
+    observer: OnceLock<Observer>,
+    #[cfg(test)]
+    gate: OnceLock<Gate>,
+}
+
 /// The one thread that writes.
 pub(super) struct Writer {
     queue: mpsc::Sender<Job>,
-    observer: Arc<OnceLock<Observer>>,
+    listeners: Arc<Listeners>,
 }
 
 impl Writer {
     pub(super) fn spawn(connection: Connection, options: &MetadataOptions) -> Result<Self, MetadataError> {
         let (queue, jobs) = mpsc::channel(options.write_queue_max.max(1));
         let group_max = options.group_commit_max.max(1);
-        let observer = Arc::new(OnceLock::new());
-        let told = observer.clone();
+        let listeners = Arc::<Listeners>::default();
+        let told = listeners.clone();
         std::thread::Builder::new()
             .name("metadata-writer".into())
             .spawn(move || write_until_closed(&connection, jobs, group_max, &told))
             .map_err(|_| MetadataError::Closed)?;
-        Ok(Self { queue, observer })
+        Ok(Self { queue, listeners })
     }
 
     pub(super) fn observe(&self, observer: Observer) {
         // Only one can be told; a second one would be a mistake of whoever puts the rooms together.
-        let _ = self.observer.set(observer);
+        let _ = self.listeners.observer.set(observer);
+    }
+
+    #[cfg(test)]
+    pub(super) fn gate(&self, gate: Gate) {
+        let _ = self.listeners.gate.set(gate);
     }
 
     /// Queues a job; the future that comes back waits for its answer.
@@ -146,12 +163,7 @@ fn not_committed(error: &MetadataError) -> MetadataError {
     }
 }
 
-fn write_until_closed(
-    connection: &Connection,
-    mut jobs: mpsc::Receiver<Job>,
-    group_max: usize,
-    observer: &OnceLock<Observer>,
-) {
+fn write_until_closed(connection: &Connection, mut jobs: mpsc::Receiver<Job>, group_max: usize, listeners: &Listeners) {
     let commit_seconds = metrics::histogram!("keppel_metadata_commit_seconds");
     let group_size = metrics::histogram!("keppel_metadata_group_commit_jobs");
     let waiting = metrics::gauge!("keppel_metadata_write_queue");
@@ -165,14 +177,14 @@ fn write_until_closed(
         }
         group_size.record(group.len() as f64);
         let started = Instant::now();
-        write_group(connection, &mut group, observer);
+        write_group(connection, &mut group, listeners);
         commit_seconds.record(started.elapsed().as_secs_f64());
         waiting.set(jobs.len() as f64);
     }
 }
 
 /// Runs the jobs of one group in one transaction and answers them.
-fn write_group(connection: &Connection, group: &mut VecDeque<Job>, observer: &OnceLock<Observer>) {
+fn write_group(connection: &Connection, group: &mut VecDeque<Job>, listeners: &Listeners) {
     let transaction = WriteTransaction::new(connection);
     let mut replies = Vec::with_capacity(group.len());
     let committed = (|| {
@@ -181,6 +193,10 @@ fn write_group(connection: &Connection, group: &mut VecDeque<Job>, observer: &On
             replies.push(run_isolated(&transaction, job)?);
         }
         let heads = transaction.take_moved_heads()?;
+        #[cfg(test)]
+        if listeners.gate.get().is_some_and(|may_commit| !may_commit()) {
+            return Err(MetadataError::Closed);
+        }
         transaction.execute("COMMIT", [])?;
         Ok(heads)
     })();
@@ -192,7 +208,7 @@ fn write_group(connection: &Connection, group: &mut VecDeque<Job>, observer: &On
             tracing::error!("the failed metadata transaction could not be rolled back");
         }
     }
-    if let (Ok(heads), Some(observer)) = (&committed, observer.get())
+    if let (Ok(heads), Some(observer)) = (&committed, listeners.observer.get())
         && !heads.is_empty()
     {
         observer(heads);

@@ -105,8 +105,17 @@ impl Registry {
     ) -> Result<Option<BlobInfo>, RegistryError> {
         let (name, wanted) = (repository.clone(), *digest);
         let row = self.inner.metadata.read(move |reader| reader.get_blob_by_name(name.as_str(), &wanted)).await?;
-        if row.is_none_or(|row| row.is_sound) {
-            return Ok(None);
+        match row {
+            None => return Ok(None),
+            // It was healed a moment ago.
+            Some(row) if row.is_sound => {
+                let healed = match to_read {
+                    true => self.load_local_blob(repository, digest).await,
+                    false => self.promise_local_blob(repository, digest).await,
+                };
+                return healed.map(Some);
+            }
+            Some(_) => {}
         }
         let Some(flight) = self.rescue(repository, digest).await else { return Ok(None) };
         flight.start(&self.inner, Priority::Pull);

@@ -40,7 +40,7 @@ use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, Algorithm, StorageKey, UploadId};
 
 pub use checking::{BlobCheck, CheckStep};
-pub use driver::{ObjectIterator, ObjectKind, StagedBytes, StorageDriver, StoredBytes, StoredObject};
+pub use driver::{Imprint, ObjectIterator, ObjectKind, StagedBytes, StorageDriver, StoredBytes, StoredObject};
 pub use error::{AppendError, FinishError, StorageError};
 pub use listing::ObjectListing;
 pub use reader::{BlobReader, FilePart};
@@ -164,6 +164,13 @@ impl Storage {
             verified: Arc::new(VerifiedBlobs::new(limits.verified_for, SETTLED_AFTER)),
             upload_handover_timeout: limits.upload_handover_timeout,
         }
+    }
+
+    /// The same storage with another driver around its own.
+    #[cfg(test)]
+    pub fn wrapped(mut self, wrap: impl FnOnce(Arc<dyn StorageDriver>) -> Arc<dyn StorageDriver>) -> Self {
+        self.driver = wrap(self.driver);
+        self
     }
 
     /// Makes the account's storage space, durably. It may be there already.
