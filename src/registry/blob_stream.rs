@@ -24,16 +24,22 @@ pub struct BlobStream {
 
 enum From {
     /// The storage here.
-    Here { reader: BlobReader, blob: Box<BlobInfo>, registry: Registry },
+    Here(Box<Here>),
     /// Another region or registry.
     OnTheWay(RemoteReader),
     /// It is being found out where the rest is.
     Recovering(BoxFuture<'static, Result<BlobStream, RegistryError>>),
 }
 
+struct Here {
+    reader: BlobReader,
+    blob: BlobInfo,
+    registry: Registry,
+}
+
 impl BlobStream {
     pub(super) fn here(registry: &Registry, blob: &BlobInfo, reader: BlobReader, range: Range<u64>) -> Self {
-        let from = From::Here { reader, blob: Box::new(blob.clone()), registry: registry.clone() };
+        let from = From::Here(Box::new(Here { reader, blob: blob.clone(), registry: registry.clone() }));
         Self { from, end: range.end, left_bytes: range.end - range.start }
     }
 
@@ -48,8 +54,8 @@ impl BlobStream {
 
     /// See [`BlobReader::take_file_part`].
     pub fn take_file_part(&mut self, size_max_bytes: usize) -> Option<FilePart> {
-        let From::Here { reader, .. } = &mut self.from else { return None };
-        let part = reader.take_file_part(size_max_bytes)?;
+        let From::Here(here) = &mut self.from else { return None };
+        let part = here.reader.take_file_part(size_max_bytes)?;
         self.left_bytes = self.left_bytes.saturating_sub(part.size_bytes as u64);
         Some(part)
     }
@@ -67,10 +73,10 @@ impl Stream for BlobStream {
         let this = self.get_mut();
         loop {
             match &mut this.from {
-                From::Here { reader, blob, registry } => match ready!(reader.poll_next_unpin(context)) {
+                From::Here(here) => match ready!(here.reader.poll_next_unpin(context)) {
                     Some(Ok(bytes)) => return this.hand_out(bytes),
                     Some(Err(error)) if error.is_damage() && this.left_bytes > 0 => {
-                        let (registry, blob) = (registry.clone(), blob.clone());
+                        let (registry, blob) = (here.registry.clone(), here.blob.clone());
                         let rest = this.end - this.left_bytes..this.end;
                         let recovering = async move { registry.recover_blob(&blob, rest, error).await };
                         this.from = From::Recovering(recovering.boxed());
