@@ -40,6 +40,7 @@ use crate::janitor::Janitor;
 use crate::metadata::Metadata;
 use crate::model::SystemClock;
 use crate::peering::accounts::FederationAccounts;
+use crate::peering::backfill::Backfill;
 use crate::peering::claims::FederationClaims;
 use crate::peering::content::RegistryContent;
 use crate::peering::follow::Follower;
@@ -61,6 +62,7 @@ pub struct RunningNode {
     serving: CancellationToken,
     janitor: Janitor,
     follower: Follower,
+    backfill: Backfill,
     auth: AuthKeeper,
     registry: Registry,
     federation: Federation,
@@ -124,7 +126,20 @@ async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError
     let janitor = Janitor::spawn(registry.clone(), Some(accounts), &config.janitor_options());
     admin.janitor_is(janitor.work().clone());
     let follower = Follower::spawn(federation.clone(), registry.clone(), config.federation.lease);
-    Ok(RunningNode { server, listens, serving, janitor, follower, auth: keeper, registry, federation, admin, data })
+    let backfill = Backfill::spawn(federation.clone(), registry.clone());
+    Ok(RunningNode {
+        server,
+        listens,
+        serving,
+        janitor,
+        follower,
+        backfill,
+        auth: keeper,
+        registry,
+        federation,
+        admin,
+        data,
+    })
 }
 
 /// The addresses as configured, TCP ones with the ports in use.
@@ -172,6 +187,7 @@ impl RunningNode {
         self.auth.stop().await;
         drop(self.admin);
         self.janitor.stop().await;
+        self.backfill.stop().await;
         self.follower.stop().await;
         self.federation.shutdown().await;
         if let Err(error) = self.registry.flush_audit().await {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::app::admin::{AccountInfo, CopyInfo, FederationStatus, MemberInfo, MemberStatus};
+use crate::app::admin::{AccountInfo, CopyInfo, EagerInfo, FederationStatus, MemberInfo, MemberStatus};
 
 /// Digits of a node id that a person needs to tell nodes apart.
 const SHORT: usize = 10;
@@ -45,11 +45,28 @@ pub(super) fn copies_table(copies: &[CopyInfo]) -> String {
             copy.region.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             copy.state.clone(),
             copy.behind_events.map_or_else(|| "-".to_owned(), |events| events.to_string()),
+            copy.behind_bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string()),
             behind,
+            copy.eager.as_ref().map_or_else(|| "as pulled".to_owned(), eager),
             if copy.fresh { "here" } else { "asks the primary" }.to_owned(),
         ]
     };
-    table(["COPY OF", "PRIMARY", "STATE", "EVENTS BEHIND", "BEHIND", "ANSWERS"], copies.into_iter().map(row))
+    let head = ["COPY OF", "PRIMARY", "STATE", "EVENTS BEHIND", "BYTES BEHIND", "BEHIND", "BLOBS", "ANSWERS"];
+    table(head, copies.into_iter().map(row))
+}
+
+/// How far a replica is that holds everything.
+fn eager(info: &EagerInfo) -> String {
+    match info {
+        EagerInfo { counted: false, .. } => "all: being counted".to_owned(),
+        EagerInfo { missing_blobs: 0, proven_ms: Some(proven_ms), .. } => {
+            format!("all: proven {} s ago", proven_ms / 1000)
+        }
+        EagerInfo { missing_blobs: 0, .. } => "all: not proven yet".to_owned(),
+        EagerInfo { missing_blobs, missing_bytes, .. } => {
+            format!("all: {missing_blobs} missing, {missing_bytes} bytes")
+        }
+    }
 }
 
 /// The status, beginning with what matters most.
@@ -138,9 +155,25 @@ mod tests {
             serde_json::json!([copy("a", Some(0), true), copy("b", Some(1500), false), copy("c", None, false)]);
         let text = copies_table(&serde_json::from_value::<Vec<CopyInfo>>(copies).expect("copies"));
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[1], "c        eu       following  3              not known  asks the primary");
-        assert_eq!(lines[2], "b        eu       following  3              1.5 s      asks the primary");
-        assert_eq!(lines[3], "a        eu       following  3              0.0 s      here");
+        assert_eq!(
+            lines[1],
+            "c        eu       following  3              -             not known  as pulled  asks the primary"
+        );
+        assert_eq!(
+            lines[2],
+            "b        eu       following  3              -             1.5 s      as pulled  asks the primary"
+        );
+        assert_eq!(lines[3], "a        eu       following  3              -             0.0 s      as pulled  here");
+    }
+
+    #[test]
+    fn a_replica_that_holds_everything_says_how_far_it_is() {
+        let info =
+            |counted, missing_blobs, proven_ms| EagerInfo { counted, missing_blobs, missing_bytes: 77, proven_ms };
+        assert_eq!(eager(&info(false, 3, None)), "all: being counted");
+        assert_eq!(eager(&info(true, 3, None)), "all: 3 missing, 77 bytes");
+        assert_eq!(eager(&info(true, 0, None)), "all: not proven yet");
+        assert_eq!(eager(&info(true, 0, Some(5100))), "all: proven 5 s ago");
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod pulled;
 mod pulls;
 mod reader;
 mod referrers;
+mod sums;
 mod sweeps;
 mod tags;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use pulled::PulledRow;
 pub use pulls::Pull;
 pub use reader::Reader;
 pub use referrers::ReferrerRow;
+pub use sums::RepositorySums;
 pub use sweeps::{ImageRow, SweptBlob, SweptMount};
 pub use uploads::UploadRow;
 pub use usage::Usage;

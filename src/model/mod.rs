@@ -9,6 +9,7 @@ mod image_config;
 mod manifest;
 mod media_type;
 pub mod policy;
+mod set_sum;
 mod uptime;
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -16,4 +17,5 @@ pub use descriptor::Descriptor;
 pub use image_config::ImageConfig;
 pub use manifest::{ManifestDescription, ManifestError};
 pub use media_type::ManifestKind;
+pub use set_sum::SetSum;
 pub use uptime::uptime;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use keppel_federation::content::Content;
-use keppel_federation::vocabulary::{Digest, NodeId, Reference, RepositoryName};
+use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
 
 use super::messages::{Answer, Question, ReferrerItem, Refusal, Target, decode, encode};
 use crate::registry::{ManifestTarget, Registry, RegistryError};
@@ -17,6 +17,9 @@ const PART_MAX_BYTES: u64 = 4 << 20;
 
 /// How long a question waits for a blob that is fetched from a registry outside: less than the asker waits.
 const FETCH_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Accounts of which one question may ask how much is not there yet.
+pub(super) const BACKLOGS_MAX: usize = 100;
 
 /// How long a question waits for blobs that are to be kept: less than the asker waits.
 const KEEP_PATIENCE: Duration = Duration::from_secs(15);
@@ -92,7 +95,7 @@ impl RegistryContent {
     /// What only the primary may say or do. An asker that is behind the times must not be answered from a copy.
     async fn answer_as_primary(&self, from: NodeId, question: Question) -> Result<Answer, Refused> {
         let registry = &self.registry;
-        if question.repository().is_some_and(|repository| registry.is_elsewhere(&repository.account())) {
+        if question.account().is_some_and(|account| registry.is_elsewhere(&account)) {
             return Err(Refused(Refusal::NotPrimary));
         }
         match question {
@@ -149,6 +152,21 @@ impl RegistryContent {
                 registry.delete_blob(&repository, &digest).await?;
                 Ok(Answer::Deleted)
             }
+            Question::Sums { account, after } => {
+                let sums = registry.account_sums(&account, &after).await?;
+                Ok(Answer::Sums { at: sums.at, repositories: sums.repositories, more: sums.more })
+            }
+            Question::NeededBlobs { repository, after } => {
+                let page = registry.needed_blobs(&repository, after).await?;
+                Ok(Answer::NeededBlobs { items: page.items, more: page.more })
+            }
+            Question::Backlog { places } => {
+                let mut bytes = Vec::new();
+                for (account, after) in places.iter().take(BACKLOGS_MAX) {
+                    bytes.push(registry.backlog_bytes(account, *after).await?);
+                }
+                Ok(Answer::Backlog(bytes))
+            }
             Question::BlobSize { .. }
             | Question::Blob { .. }
             | Question::BlobPart { .. }
@@ -160,10 +178,11 @@ impl RegistryContent {
 }
 
 impl Question {
-    /// The repository that it is about.
-    fn repository(&self) -> Option<&RepositoryName> {
+    /// The account that it is about, where that is one.
+    fn account(&self) -> Option<AccountName> {
         match self {
-            Self::Follow(_) => None,
+            Self::Follow(_) | Self::Backlog { .. } => None,
+            Self::Sums { account, .. } => Some(account.clone()),
             Self::Manifest { repository, .. }
             | Self::BlobSize { repository, .. }
             | Self::Blob { repository, .. }
@@ -176,7 +195,8 @@ impl Question {
             | Self::DeleteTag { repository, .. }
             | Self::DeleteBlob { repository, .. }
             | Self::Keep { repository, .. }
-            | Self::Hold { repository, .. } => Some(repository),
+            | Self::NeededBlobs { repository, .. }
+            | Self::Hold { repository, .. } => Some(repository.account()),
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::content::BACKLOGS_MAX;
 use super::messages::{Answer, Question, decode, encode};
 use super::upstream::reason_of;
 use crate::model::uptime;
@@ -30,6 +31,8 @@ const REPLICAS_INTERVAL: Duration = Duration::from_secs(10);
 const ACCOUNTS_STEP: usize = 1000;
 /// How long an answer may take beyond the time for which it waits for news.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(4);
+/// Between two questions how many bytes are not here yet.
+const BACKLOG_INTERVAL: Duration = Duration::from_secs(1);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// When a node is asked again that refused.
@@ -174,6 +177,8 @@ struct Conversation {
     /// Accounts that are left alone until then.
     put_off: HashMap<AccountName, Instant>,
     pause: Duration,
+    /// It is not asked before this how many bytes are not here yet.
+    backlog_at: Instant,
 }
 
 struct Session {
@@ -184,7 +189,8 @@ struct Session {
 
 impl Conversation {
     fn new(shared: Arc<Shared>, node: NodeId) -> Self {
-        Self { shared, node, session: None, last_id: 0, put_off: HashMap::new(), pause: PAUSE_MIN }
+        let (put_off, backlog_at) = (HashMap::new(), Instant::now());
+        Self { shared, node, session: None, last_id: 0, put_off, pause: PAUSE_MIN, backlog_at }
     }
 
     /// Goes on until there is nothing to follow any more.
@@ -195,6 +201,9 @@ impl Conversation {
                 return;
             }
             let asked = self.ask(accounts).await;
+            if asked.is_ok() {
+                self.ask_backlog().await;
+            }
             self.measure();
             let pause = match asked {
                 Ok(()) => {
@@ -267,6 +276,25 @@ impl Conversation {
         Ok(())
     }
 
+    /// Asks how much is not here yet of accounts that are behind, now and then.
+    async fn ask_backlog(&mut self) {
+        let mut places = self.shared.registry.copies_behind(self.node);
+        if places.is_empty() || self.backlog_at > Instant::now() {
+            return;
+        }
+        self.backlog_at = Instant::now() + BACKLOG_INTERVAL;
+        places.truncate(BACKLOGS_MAX);
+        let question = encode(&Question::Backlog { places: places.clone() });
+        // A node that does not know the question leaves the bytes unknown, no more.
+        if let Ok(answer) = self.shared.federation.ask(self.node, question, ANSWER_PATIENCE).await
+            && let Ok(Answer::Backlog(bytes)) = decode(&answer)
+        {
+            for ((account, _), bytes) in places.iter().zip(bytes) {
+                self.shared.registry.set_copy_backlog(account, bytes);
+            }
+        }
+    }
+
     fn report(&self, account: &AccountName, error: &RegistryError) -> Duration {
         let error = error as &dyn std::error::Error;
         tracing::warn!(error, %account, peer = %self.node, "what a region tells of an account cannot be applied");
@@ -279,6 +307,7 @@ impl Conversation {
         let region = state.member(self.node).map(|member| member.region.to_string()).unwrap_or_default();
         let lag = CopyLag::of(self.node, &self.shared.registry.copy_status());
         metrics::gauge!("keppel_copy_lag_events", "region" => region.clone()).set(lag.events as f64);
+        metrics::gauge!("keppel_copy_lag_bytes", "region" => region.clone()).set(lag.bytes as f64);
         metrics::gauge!("keppel_copy_lag_seconds", "region" => region.clone()).set(lag.behind.as_secs_f64());
         metrics::gauge!("keppel_copies", "region" => region.clone()).set(lag.accounts as f64);
         metrics::gauge!("keppel_copies_fresh", "region" => region).set(lag.fresh as f64);

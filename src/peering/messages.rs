@@ -4,11 +4,12 @@
 //! as a node that cannot be asked.
 
 use bytes::Bytes;
-use keppel_federation::vocabulary::{Digest, RepositoryName, Tag};
+use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName, Tag};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::external::ExternalError;
+use crate::metadata::{Cursor, RepositorySums};
 use crate::registry::{FollowAnswer, FollowRequest};
 
 const VERSION: u8 = 1;
@@ -51,6 +52,12 @@ pub(super) enum Question {
     Hold { repository: RepositoryName, digest: Digest },
     /// From the primary: fetch these blobs of a manifest that is to come, and hold them for good.
     Keep { repository: RepositoryName, blobs: Vec<Digest> },
+    /// What an account has, in digests of sets, from the repository on that follows this full name.
+    Sums { account: AccountName, after: String },
+    /// The blobs that manifests of a repository need, after a digest.
+    NeededBlobs { repository: RepositoryName, after: Option<Digest> },
+    /// How many bytes the manifests have together that were put after these places in the logs of accounts.
+    Backlog { places: Vec<(AccountName, u64)> },
 }
 
 /// Under which name a manifest is pushed.
@@ -110,6 +117,17 @@ pub(super) enum Answer {
     },
     /// Whether all that is to be kept is on disk there; it may be asked again.
     Kept(bool),
+    Sums {
+        at: Cursor,
+        repositories: Vec<RepositorySums>,
+        more: bool,
+    },
+    NeededBlobs {
+        items: Vec<(Digest, u64)>,
+        more: bool,
+    },
+    /// For each account asked about, in the same order.
+    Backlog(Vec<u64>),
 }
 
 /// A referrer in a page.

@@ -8,12 +8,14 @@
 //! | [`upstream`] | asks other regions for what is not here, and hands them what was pushed here |
 //! | [`content`] | answers other regions from what is here |
 //! | [`follow`] | follows other regions' changes, and tends the leases of this one's |
+//! | [`backfill`] | keeps replicas whole that are to hold everything |
 //! | [`wait`] | has regions hold everything of an image |
 //! | `messages` | the questions and answers between nodes |
 //!
 //! Deliberately absent so far: more than one source for a blob.
 
 pub mod accounts;
+pub mod backfill;
 pub mod claims;
 pub mod content;
 pub mod follow;

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::messages::{Answer, Question, Refusal, Target, decode, encode};
 use crate::registry::{
-    Deletion, ManifestTarget, Page, Primary, PutManifest, Referrer, RegistryError, RemoteBlob, RemoteManifest, Upstream,
+    AccountSums, Deletion, ManifestTarget, Page, Primary, PutManifest, Referrer, RegistryError, RemoteBlob,
+    RemoteManifest, Upstream,
 };
 use crate::storage::{Outboard, Verifier};
 
@@ -94,6 +95,8 @@ fn kind_of(question: &Question) -> &'static str {
         Question::Follow(_) => "follow",
         Question::Hold { .. } => "hold",
         Question::Keep { .. } => "keep",
+        Question::Sums { .. } | Question::NeededBlobs { .. } => "compare",
+        Question::Backlog { .. } => "backlog",
     }
 }
 
@@ -216,6 +219,37 @@ impl Upstream for FederationUpstream {
         match self.ask(at, repository, &question, PART_DEADLINE).await? {
             Answer::Kept(all) => Ok(all),
             _ => Err(confused(at, repository)),
+        }
+    }
+
+    async fn sums(&self, from: &Primary, account: &AccountName, after: &str) -> Result<AccountSums, RegistryError> {
+        let question = Question::Sums { account: account.clone(), after: after.to_owned() };
+        metrics::counter!("keppel_questions_total", "kind" => kind_of(&question)).increment(1);
+        let unreachable = |reason: String| {
+            Err(RegistryError::PrimaryUnreachable { account: account.clone(), region: from.region.clone(), reason })
+        };
+        let answer = match self.federation.ask(from.node, encode(&question), PART_DEADLINE).await {
+            Ok(answer) => answer,
+            Err(error) => return unreachable(reason_of(&error)),
+        };
+        match decode(&answer) {
+            Ok(Answer::Sums { at, repositories, more }) => Ok(AccountSums { at, repositories, more }),
+            Ok(Answer::Refused(refusal)) => unreachable(format!("it refuses: {refusal:?}")),
+            Ok(_) => unreachable("its answer does not fit the question".into()),
+            Err(error) => unreachable(error.to_string()),
+        }
+    }
+
+    async fn needed_blobs(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        after: Option<Digest>,
+    ) -> Result<Page<(Digest, u64)>, RegistryError> {
+        let question = Question::NeededBlobs { repository: repository.clone(), after };
+        match self.ask(from, repository, &question, PART_DEADLINE).await? {
+            Answer::NeededBlobs { items, more } => Ok(Page { items, more, is_stale: false }),
+            _ => Err(confused(from, repository)),
         }
     }
 

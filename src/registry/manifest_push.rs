@@ -258,6 +258,11 @@ fn record(
 }
 
 impl References {
+    /// What is not here, the digests of manifests among it.
+    pub(super) fn unknown(&self) -> &[Digest] {
+        &self.unknown
+    }
+
     pub(super) fn find(
         reader: &Reader<'_>,
         repository: RepositoryId,

@@ -48,7 +48,8 @@ pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
 pub use collecting::image_facts;
 pub use contents::{ManifestEntry, ReportAbsence};
 pub use elsewhere::{
-    CopyLag, CopyStatus, Deletion, ImageHolding, Primary, Priority, RemoteBlob, RemoteManifest, Upstream,
+    AccountSums, BackfillStatus, CopyComparison, CopyDifference, CopyLag, CopyStatus, Deletion, ImageHolding, Primary,
+    Priority, RemoteBlob, RemoteManifest, Upstream,
 };
 pub use emptying::AccountStep;
 pub use error::{BodyError, RegistryError};
@@ -72,7 +73,7 @@ use crate::metadata::{Metadata, WriteTransaction};
 use crate::model::Clock;
 use crate::storage::Storage;
 use audit::AuditLog;
-use elsewhere::{Copies, Elsewhere, Flights};
+use elsewhere::{Backfills, Copies, Elsewhere, Flights};
 use external::External;
 use feed::Feed;
 use in_progress::InProgress;
@@ -163,6 +164,7 @@ struct Inner {
     flights: Flights,
     external: External,
     copies: Copies,
+    backfills: Backfills,
     feed: Arc<Feed>,
     cache: ManifestCache,
     pull_times: PullTimes,
@@ -205,6 +207,7 @@ impl Registry {
             upstream: OnceLock::new(),
             flights: Flights::default(),
             copies: Copies::default(),
+            backfills: Backfills::default(),
             feed,
         };
         Self { inner: Arc::new(inner) }

@@ -53,7 +53,8 @@ impl Inner {
     /// Notes that a blob came here because it was pulled, with its bytes under `key`, and which manifests here it belongs
     /// to: they came before it. What goes wrong here costs room, no more.
     pub(super) async fn note_pulled(self: &Arc<Self>, repository: &RepositoryName, digest: &Digest, key: &StorageKey) {
-        if !self.is_copy(&repository.account()) {
+        // Where everything is to be, whoever fetches it knows what it belongs to, and it stays.
+        if !self.is_copy(&repository.account()) || self.backfills.has(&repository.account()) {
             return;
         }
         if let Err(error) = self.try_note_pulled(repository, digest, key).await {

@@ -5,6 +5,7 @@ mod harness;
 
 mod copies;
 mod damage;
+mod eager;
 mod faults;
 mod federation;
 mod healing;

@@ -13,6 +13,7 @@ pub(super) fn list(call: &Call<'_>) -> Response {
                 "accounts": lag.accounts,
                 "answered_here": lag.fresh,
                 "events": lag.events,
+                "bytes": lag.bytes,
                 "seconds": lag.behind.as_secs_f64(),
             });
             json!({ "hostname": peer.hostname, "region": peer.region, "role": peer.role, "lag": lag })

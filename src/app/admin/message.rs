@@ -209,10 +209,29 @@ pub struct CopyInfo {
     pub state: String,
     /// Events that are known to have happened and are not here yet; none while it is being listed.
     pub behind_events: Option<u64>,
+    /// Bytes of manifests in these events, and of blobs that are to be fetched ahead; none where that is not known.
+    #[serde(default)]
+    pub behind_bytes: Option<u64>,
+    /// How far a replica is that holds everything; none for others.
+    #[serde(default)]
+    pub eager: Option<EagerInfo>,
     /// How long ago the copy was last known to be all there was; none: not since the node started.
     pub behind_ms: Option<u64>,
     /// Whether this node answers for it without a question.
     pub fresh: bool,
+}
+
+/// How far a replica is that holds everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EagerInfo {
+    /// Whether what is missing is known already.
+    pub counted: bool,
+    /// Blobs that are not there yet.
+    pub missing_blobs: u64,
+    /// Their sizes, in bytes.
+    pub missing_bytes: u64,
+    /// How long ago it was proven that nothing is missing, if nothing was found missing since, in milliseconds.
+    pub proven_ms: Option<u64>,
 }
 
 /// How much of an image a node holds.

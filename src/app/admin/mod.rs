@@ -11,5 +11,5 @@ mod socket;
 
 pub use client::{AdminError, ask};
 pub use keppel_federation::{FederationStatus, MemberStatus};
-pub use message::{AccountInfo, Answer, CopyInfo, HoldingInfo, InvitedRole, MemberInfo, Request};
+pub use message::{AccountInfo, Answer, CopyInfo, EagerInfo, HoldingInfo, InvitedRole, MemberInfo, Request};
 pub(super) use server::AdminServer;

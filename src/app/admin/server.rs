@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::socket::SocketPath;
-use super::{AccountInfo, Answer, CopyInfo, HoldingInfo, MemberInfo, Request};
+use super::{AccountInfo, Answer, CopyInfo, EagerInfo, HoldingInfo, MemberInfo, Request};
 use crate::auth::People;
 use crate::janitor::{JanitorWork, Task};
 use crate::metadata::FollowState;
@@ -173,10 +173,21 @@ fn copies(federation: &Federation, registry: &Registry) -> Vec<CopyInfo> {
         }
         .to_owned(),
         behind_events: copy.behind_events,
-        behind_ms: copy.behind.map(|behind| u64::try_from(behind.as_millis()).unwrap_or(u64::MAX)),
+        behind_bytes: copy.behind_bytes.map(|bytes| bytes + copy.backfill.map_or(0, |it| it.missing_bytes)),
+        eager: copy.backfill.map(|backfill| EagerInfo {
+            counted: backfill.is_counted,
+            missing_blobs: backfill.missing_blobs,
+            missing_bytes: backfill.missing_bytes,
+            proven_ms: backfill.proven.map(in_ms),
+        }),
+        behind_ms: copy.behind.map(in_ms),
         fresh: copy.is_fresh,
     };
     registry.copy_status().into_iter().map(info).collect()
+}
+
+fn in_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn carry_out(

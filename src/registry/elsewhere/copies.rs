@@ -10,6 +10,7 @@ use std::time::Duration;
 use keppel_federation::vocabulary::{AccountName, NodeId};
 use tokio::sync::Notify;
 
+use super::backfills::BackfillStatus;
 use crate::metadata::{Cursor, FollowRow, FollowState};
 use crate::model::uptime;
 use crate::registry::feed::messages::{ListPlace, Place};
@@ -39,6 +40,10 @@ struct Copy {
     head: u64,
     /// When it was last known to be all there was.
     exact_at: Option<Duration>,
+    /// It is to be listed from the beginning, whatever its place is.
+    wants_listing: bool,
+    /// What the manifests have together that are known to be missing, in bytes, as the primary told last.
+    backlog: Option<u64>,
 }
 
 /// A copy that was fresh when it was looked at. Two that are equal enclose a time in which nothing changed.
@@ -56,6 +61,10 @@ pub struct CopyStatus {
     pub state: FollowState,
     /// Events that are known to have happened and are not here yet; `None` while it is being listed.
     pub behind_events: Option<u64>,
+    /// What the manifests in these events have together, in bytes, as far as the primary has told.
+    pub behind_bytes: Option<u64>,
+    /// How far blobs are fetched ahead, where everything is to be here.
+    pub backfill: Option<BackfillStatus>,
     /// How long ago the copy was last known to be all there was; `None`: not since this node started.
     pub behind: Option<Duration>,
     /// Whether this node answers for it by itself.
@@ -71,6 +80,8 @@ pub struct CopyLag {
     pub fresh: u64,
     /// Events that are known to have happened and are not here yet, of those that are not being listed.
     pub events: u64,
+    /// Bytes of manifests that these events brought, as far as is known, and of blobs that are to be fetched ahead.
+    pub bytes: u64,
     /// How long ago the copy that is furthest behind was all there was, as far as that is known.
     pub behind: Duration,
 }
@@ -83,6 +94,8 @@ impl CopyLag {
             lag.accounts += 1;
             lag.fresh += u64::from(copy.is_fresh);
             lag.events += copy.behind_events.unwrap_or_default();
+            lag.bytes += copy.behind_bytes.unwrap_or_default();
+            lag.bytes += copy.backfill.map_or(0, |backfill| backfill.missing_bytes);
             lag.behind = lag.behind.max(copy.behind.unwrap_or_default());
         }
         lag
@@ -127,20 +140,58 @@ impl Copies {
     pub(super) fn place(&self, account: &AccountName) -> Option<(Place, Option<Cursor>)> {
         let state = self.lock();
         let copy = state.copies.get(account)?;
-        let base = copy.listing.as_ref().filter(|(place, _)| *place != ListPlace::beginning()).map(|(_, base)| *base);
+        let under_way = copy.listing.as_ref().filter(|_| !copy.wants_listing);
+        let base = under_way.filter(|(place, _)| *place != ListPlace::beginning()).map(|(_, base)| *base);
         Some((copy.place(), base))
+    }
+
+    /// Has the account listed from the beginning: what is here of it is not what the primary has.
+    pub(super) fn relist(&self, account: &AccountName) {
+        if let Some(copy) = self.lock().copies.get_mut(account) {
+            copy.wants_listing = true;
+            copy.confirmed = None;
+        }
+    }
+
+    /// Some of a listing has come.
+    pub(super) fn relisted(&self, account: &AccountName) {
+        if let Some(copy) = self.lock().copies.get_mut(account) {
+            copy.wants_listing = false;
+        }
+    }
+
+    /// Places of a node's accounts that are known to be behind.
+    pub(super) fn behind(&self, node: NodeId) -> Vec<(AccountName, u64)> {
+        let state = self.lock();
+        let behind = state.copies.iter().filter(|(_, copy)| {
+            copy.source == Some(node) && copy.state == FollowState::Following && copy.head > copy.cursor.sequence
+        });
+        behind.map(|(account, copy)| (account.clone(), copy.cursor.sequence)).collect()
+    }
+
+    /// What the manifests that are missing have together, in bytes.
+    pub(super) fn set_backlog(&self, account: &AccountName, bytes: u64) {
+        if let Some(copy) = self.lock().copies.get_mut(account) {
+            copy.backlog = Some(bytes);
+        }
     }
 
     /// Whether exactly this place has been reached.
     pub(super) fn is_at(&self, account: &AccountName, cursor: Cursor) -> bool {
         let state = self.lock();
         let copy = state.copies.get(account);
-        copy.is_some_and(|copy| copy.state == FollowState::Following && copy.listing.is_none() && copy.cursor == cursor)
+        copy.is_some_and(|copy| {
+            copy.state == FollowState::Following
+                && copy.listing.is_none()
+                && !copy.wants_listing
+                && copy.cursor == cursor
+        })
     }
 
     /// Whether all of the account was here at some time.
     pub(super) fn is_complete(&self, account: &AccountName) -> bool {
-        self.lock().copies.get(account).is_some_and(|copy| copy.state == FollowState::Following)
+        let state = self.lock();
+        state.copies.get(account).is_some_and(|copy| copy.state == FollowState::Following && !copy.wants_listing)
     }
 
     /// A session with a node begins: nothing that it promised before counts any more.
@@ -211,11 +262,17 @@ impl Copies {
                 false => copy.exact_at.map(|at| now.saturating_sub(at)),
             };
             let events = copy.head.saturating_sub(copy.cursor.sequence);
+            let behind_bytes = match events {
+                0 => Some(0),
+                _ => copy.backlog,
+            };
             CopyStatus {
                 account: account.clone(),
                 source: copy.source,
                 state: copy.state,
                 behind_events: (copy.state == FollowState::Following).then_some(events),
+                behind_bytes: behind_bytes.filter(|_| copy.state == FollowState::Following),
+                backfill: None,
                 behind,
                 is_fresh,
             }
@@ -250,10 +307,15 @@ impl Copy {
             confirmed: None,
             head: row.cursor.sequence,
             exact_at: None,
+            wants_listing: false,
+            backlog: None,
         }
     }
 
     fn place(&self) -> Place {
+        if self.wants_listing {
+            return Place::Listing(ListPlace::beginning());
+        }
         match (&self.listing, self.state) {
             (Some((place, _)), _) => Place::Listing(place.clone()),
             (None, FollowState::Following) => Place::At(self.cursor),
@@ -263,7 +325,7 @@ impl Copy {
     }
 
     fn is_confirmed(&self) -> bool {
-        self.state == FollowState::Following && self.confirmed == Some(self.cursor.sequence)
+        self.state == FollowState::Following && !self.wants_listing && self.confirmed == Some(self.cursor.sequence)
     }
 }
 

@@ -66,7 +66,21 @@ impl Registry {
 
     /// How far the accounts that are followed are, by name.
     pub fn copy_status(&self) -> Vec<CopyStatus> {
-        self.inner.copies.status()
+        let mut copies = self.inner.copies.status();
+        for copy in &mut copies {
+            copy.backfill = self.inner.backfills.status(&copy.account);
+        }
+        copies
+    }
+
+    /// A node's accounts of which more is known to have happened than is here, each with its place in the log.
+    pub fn copies_behind(&self, node: NodeId) -> Vec<(AccountName, u64)> {
+        self.inner.copies.behind(node)
+    }
+
+    /// Notes how many bytes the manifests have together that are not here yet.
+    pub fn set_copy_backlog(&self, account: &AccountName, bytes: u64) {
+        self.inner.copies.set_backlog(account, bytes);
     }
 
     /// A session with a node begins. To be called before its first request is sent.
@@ -274,6 +288,7 @@ impl Inner {
             bytes: copy.bytes.clone(),
         };
         let row = transaction.put_manifest(id, &new, copy.pushed_at)?;
+        self.note_missing(name, row, description, |digest| references.unknown().contains(digest));
         references.blobs.iter().try_for_each(|blob| transaction.ensure_manifest_blob(row, *blob))?;
         description.children.iter().try_for_each(|child| transaction.ensure_child(id, row, &child.digest))?;
         let mut changed = transaction.list_tags_of(row)?;
@@ -360,6 +375,7 @@ impl Inner {
             Ok::<_, RegistryError>(transaction.put_follow(&follow)?)
         });
         applied.await?;
+        self.copies.relisted(account);
         match next {
             Some(next) => self.copies.listed(account, next, base),
             // How much has happened since is told with the events.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{FETCHES_PER_PUSH, Primary, Upstream};
 use crate::metadata::ManifestId;
-use crate::model::{ManifestDescription, ManifestKind};
+use crate::model::{Descriptor, ManifestDescription, ManifestKind};
 use crate::registry::{Inner, Priority, Registry, RegistryError};
 
 /// How long a region is asked again that does not answer, before another one is chosen.
@@ -51,7 +51,7 @@ impl Inner {
             return Ok(spread);
         }
         let began = Instant::now();
-        let blobs = blobs_of(description);
+        let blobs: Vec<Digest> = needed_by(description).map(|blob| blob.digest).collect();
         let mut reason = "no other region can be reached".to_owned();
         if let Some(upstream) = self.upstream.get() {
             let mut others = upstream.keepers(&account).into_iter();
@@ -102,17 +102,14 @@ fn missing(account: &AccountName, wanted: u8, others: usize, reason: String) -> 
     RegistryError::CopiesMissing { account: account.clone(), wanted, held, reason }
 }
 
-/// The blobs that a manifest needs. Manifests that it lists were pushed before it.
-pub(super) fn blobs_of(description: &ManifestDescription) -> Vec<Digest> {
+/// The blobs that a manifest needs. Manifests that it lists come by themselves.
+pub(super) fn needed_by(description: &ManifestDescription) -> impl Iterator<Item = &Descriptor> {
     // An index may list things that are no manifests.
     let listed = description
         .children
         .iter()
         .filter(|child| ManifestKind::from_media_type(&child.media_type).is_none() && !child.is_foreign());
-    let mut blobs: Vec<Digest> = description.blobs.iter().chain(listed).map(|blob| blob.digest).collect();
-    blobs.sort_unstable();
-    blobs.dedup();
-    blobs
+    description.blobs.iter().chain(listed)
 }
 
 /// Asks a node until it holds the blobs, for as long as it answers.

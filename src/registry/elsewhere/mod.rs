@@ -7,6 +7,9 @@
 //! the primary cannot be reached, marked as stale; bytes from elsewhere are checked before they are kept or handed on; a
 //! push is acknowledged once the primary has acknowledged it.
 
+mod backfilling;
+mod backfills;
+mod comparing;
 mod copies;
 mod flight;
 mod following;
@@ -26,10 +29,13 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, Repo
 
 pub use upstream::{Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
 
+pub use backfills::BackfillStatus;
+pub use comparing::{AccountSums, CopyComparison, CopyDifference};
 pub use copies::{CopyLag, CopyStatus};
 pub use holding::ImageHolding;
 pub use priority::Priority;
 
+pub(super) use backfills::Backfills;
 pub(super) use copies::{Copies, Fresh};
 pub(super) use flight::{Flight, Flights};
 pub(super) use following::is_followed;

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName, Tag};
 
+use super::AccountSums;
 use crate::registry::{ManifestTarget, Page, PutManifest, Referrer, RegistryError};
 use crate::storage::Verifier;
 
@@ -81,6 +82,27 @@ pub trait Upstream: Send + Sync + 'static {
     async fn keep(&self, at: &Primary, repository: &RepositoryName, blobs: &[Digest]) -> Result<bool, RegistryError> {
         let _ = blobs;
         let (account, region) = (repository.account(), at.region.clone());
+        Err(RegistryError::PrimaryUnreachable { account, region, reason: "there is no way to it".into() })
+    }
+
+    /// What an account has, from the repository on that follows a name; see
+    /// [`Registry::account_sums`](crate::registry::Registry::account_sums).
+    async fn sums(&self, from: &Primary, account: &AccountName, after: &str) -> Result<AccountSums, RegistryError> {
+        let _ = after;
+        let (account, region) = (account.clone(), from.region.clone());
+        Err(RegistryError::PrimaryUnreachable { account, region, reason: "there is no way to it".into() })
+    }
+
+    /// The blobs that manifests of a repository need; see
+    /// [`Registry::needed_blobs`](crate::registry::Registry::needed_blobs).
+    async fn needed_blobs(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        after: Option<Digest>,
+    ) -> Result<Page<(Digest, u64)>, RegistryError> {
+        let _ = after;
+        let (account, region) = (repository.account(), from.region.clone());
         Err(RegistryError::PrimaryUnreachable { account, region, reason: "there is no way to it".into() })
     }
 

@@ -40,6 +40,10 @@ impl Upstream for Way {
         Vec::new()
     }
 
+    async fn sums(&self, _: &Primary, account: &AccountName, after: &str) -> Result<AccountSums, RegistryError> {
+        self.ask().account_sums(account, after).await
+    }
+
     async fn manifest(
         &self,
         _: &Primary,
@@ -447,4 +451,52 @@ async fn an_answer_that_comes_late_does_not_put_back_what_was_replaced() {
     here.unfollow(&AccountName::parse("acme").unwrap(), true).await.unwrap();
     assert!(Pair::content(&here).await.is_empty());
     assert!(here.copy_places().is_empty());
+}
+
+#[tokio::test]
+async fn what_differs_from_the_primary_is_found_and_a_listing_puts_it_right() {
+    let mut pair = Pair::new(Duration::from_millis(300));
+    let (there, here, acme) =
+        (pair.primary.registry.clone(), pair.replica.registry.clone(), AccountName::parse("acme").unwrap());
+    for (name, mark) in [("acme/app", "first"), ("acme/app", "second"), ("acme/other", "third")] {
+        push(&there, name, mark, mark).await.unwrap();
+    }
+    assert_eq!(here.compare_copy(&acme).await.unwrap(), None, "it is not all here yet");
+    let backlog = there.backlog_bytes(&acme, 0).await.unwrap();
+    assert!(backlog > 0);
+    pair.catch_up().await;
+    let head = there.metadata().read(|reader| reader.get_event_head(&AccountName::parse("acme").unwrap())).await;
+    let (_, at) = head.map_err(RegistryError::Metadata).unwrap().unwrap();
+    assert_eq!(there.backlog_bytes(&acme, at.sequence).await.unwrap(), 0);
+    let same = here.compare_copy(&acme).await.unwrap().unwrap();
+    assert_eq!((same.at, same.repositories, same.manifests, same.blobs), (at, 2, 3, 2));
+    // Of the blobs nothing came: only manifests and tags are followed.
+    assert!(same.differing.iter().all(|differing| differing.blobs && !differing.manifests && !differing.tags));
+    assert_eq!(same.differing.len(), 2);
+
+    // Something is lost here, and a tag names something else, without an event of the primary's.
+    let app = repository("acme/app");
+    let spoilt = here.metadata().write(move |transaction| {
+        let id = transaction.get_repository(&app)?.unwrap();
+        let manifests = transaction.list_digests(id, None, None, 10)?;
+        let (kept, _) = transaction.get_manifest_id(id, &manifests[0])?.unwrap();
+        let (lost, _) = transaction.get_manifest_id(id, &manifests[1])?.unwrap();
+        transaction.delete_manifest(lost)?;
+        for tag in ["first", "second"] {
+            transaction.put_tag(id, tag, kept, 1)?;
+        }
+        Ok::<_, RegistryError>(())
+    });
+    spoilt.await.unwrap();
+    let found = here.compare_copy(&acme).await.unwrap().unwrap().differing;
+    let app = found.iter().find(|differing| differing.repository == "acme/app").unwrap();
+    assert!(app.manifests && app.tags);
+    let other = found.iter().find(|differing| differing.repository == "acme/other").unwrap();
+    assert!(!other.manifests && !other.tags);
+    here.list_copy_anew(&acme);
+    assert!(!here.copy_status()[0].is_fresh, "it is known to be wrong");
+    pair.catch_up().await;
+    assert_eq!(Pair::content(&here).await, Pair::content(&there).await);
+    let again = here.compare_copy(&acme).await.unwrap().unwrap().differing;
+    assert!(again.iter().all(|differing| !differing.manifests && !differing.tags));
 }
