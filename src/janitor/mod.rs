@@ -21,6 +21,9 @@
 //! | [`pull_times`] | 10 s | writes the pull times gathered in memory |
 //! | [`pulled_blobs`] | 1 min | evicts what merely passed through, when there is too much of it |
 //!
+//! Claims need no announcing: they are decided in the federation's replicated log, which every node has, and an account that
+//! was made before it had a claim gets one with its next push.
+//!
 //! What is looked at one by one has its due time in the database, spread by chance, and is taken with a lease that ends by
 //! itself. A bounded number of tasks works at a time, and all of them together read no more a second than the I/O budget.
 

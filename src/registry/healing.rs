@@ -54,7 +54,8 @@ impl Registry {
         Ok(news)
     }
 
-    /// Fetches the bytes of a bad blob from another region, or from the registry that its account mirrors, and puts them in the place of the bad ones.
+    /// Fetches the bytes of a bad blob from another region, or from the registry that its account mirrors, and puts them in
+    /// the place of the bad ones.
     ///
     /// Cancel safety: a fetch that has begun goes on.
     ///

@@ -7,4 +7,5 @@ mod crash;
 mod full_disk;
 mod janitor_kills;
 mod janitor_load;
+mod scale;
 mod vanishing_clients;

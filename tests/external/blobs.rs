@@ -1,8 +1,10 @@
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use reqwest::Method;
+use serde_json::json;
 
 use crate::harness::{
     Reply, Upstream,
@@ -157,4 +159,43 @@ async fn a_slow_upstream_is_given_up_and_one_that_is_away_is_named() {
     drop(upstream);
     let refused = site.client.get(&blob("app", &sha256(b"other"))).await.expect_error(503, "UNAVAILABLE");
     assert!(refused.message().contains(&host), "{}", refused.message());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scrub_fetches_what_went_bad_from_outside_again_and_so_does_a_pull() {
+    let (upstream, site, layer, path) = start().await;
+    assert!(site.client.get(&path).await.expect(200).body == layer);
+    assert_eq!(upstream.count("GET", "/blobs/"), 1);
+    let damage = || {
+        let found = walk(&site.server.data().join("storage/mirror/blobs"));
+        let file = found.into_iter().find(|path| path.metadata().is_ok_and(|found| found.len() == layer.len() as u64));
+        let file = file.expect("it is stored");
+        let mut bytes = std::fs::read(&file).expect("a file");
+        bytes[2 * MI_B] ^= 1;
+        std::fs::remove_file(&file).expect("it can be removed");
+        std::fs::write(&file, bytes).expect("it can be damaged");
+    };
+    damage();
+    let operator = site.server.operator();
+    let run = json!({"ask": "janitor_run", "task": "blob-validation", "account": "mirror", "dry_run": false});
+    let report = operator.ask(&run)["report"].clone();
+    assert_eq!((&report["faults"], &report["changed"]), (&json!(1), &json!(1)), "{report}");
+    assert!(report["lines"][0].as_str().is_some_and(|line| line.contains(&upstream.host())), "{report}");
+    assert_eq!(upstream.count("GET", "/blobs/"), 2);
+    assert!(site.client.get(&path).await.expect(200).body == layer);
+    damage();
+    // The beginning is right and comes from here, the rest from outside.
+    assert!(site.client.get(&path).await.expect(200).body == layer);
+    assert_eq!(upstream.count("GET", "/blobs/"), 3);
+    assert_eq!(operator.ask(&run)["report"]["faults"], 0);
+    // Where it is not to be had, it is no success.
+    upstream.rule(|_, _| Reply::new(404));
+    damage();
+    assert!(try_send(site.client.request(Method::GET, &path)).await.is_err(), "wrong bytes ended like a success");
+}
+
+/// The files below a folder.
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }

@@ -9,11 +9,13 @@ pub mod client;
 pub mod disk;
 pub mod images;
 pub mod layout;
+pub mod operator;
 pub mod process;
 pub mod server;
 pub mod upstream;
 
 pub use client::{Answer, Client};
 pub use images::{Artifact, Content, Image, ImageBuilder, Index, Kind};
+pub use operator::Operator;
 pub use server::Server;
 pub use upstream::{Reply, Upstream};

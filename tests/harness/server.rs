@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::{
     client::Client,
+    operator::Operator,
     process::{Daemon, wait_until},
 };
 
@@ -105,6 +106,11 @@ impl Server {
         &self.data
     }
 
+    /// What an operator on this machine may ask.
+    pub fn operator(&self) -> Operator {
+        Operator::new(self.data.clone())
+    }
+
     pub fn pid(&self) -> u32 {
         self.daemon.as_ref().expect("the server runs").pid()
     }
@@ -143,9 +149,18 @@ impl Server {
 
     /// Bytes of memory that are resident now.
     pub fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most bytes of memory that were resident so far.
+    pub fn resident_bytes_peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process has a status");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux tells VmRSS");
-        let kib: u64 = line.split_whitespace().nth(1).expect("VmRSS has a figure").parse().expect("it is a number");
+        let line = status.lines().find(|line| line.starts_with(name)).expect("Linux tells it");
+        let kib: u64 = line.split_whitespace().nth(1).expect("there is a figure").parse().expect("it is a number");
         kib * 1024
     }
 }
