@@ -201,6 +201,7 @@ impl Config {
             blob_validation_interval: self.janitor.blob_validation_interval,
             mount_sweep_interval: self.janitor.mount_sweep_interval,
             blob_sweep_interval: self.janitor.blob_sweep_interval,
+            manifest_sync_interval: self.janitor.manifest_sync_interval,
             account_deletion_interval: self.janitor.account_deletion_interval,
             managed_accounts_interval: self.janitor.managed_accounts_interval,
             managed_accounts: ManagedAccountsOptions {

@@ -265,6 +265,8 @@ sections! {
         mount_sweep_interval: Duration = "1h", from "1s" to "30d";
         /// How often it is looked in an account for blobs that no repository has.
         blob_sweep_interval: Duration = "1h", from "1s" to "30d";
+        /// How often the copies of other regions' accounts are compared with their primaries, and pull times handed there.
+        manifest_sync_interval: Duration = "1h", from "1s" to "7d";
         /// How often it is looked for accounts that are being deleted.
         account_deletion_interval: Duration = "1m", from "1s" to "1d";
         /// How long a blob stays that no manifest refers to. A client that uploaded it, or was told that it is there, must

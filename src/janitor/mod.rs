@@ -11,6 +11,7 @@
 //! | [`blob_validation`] | 7 d per blob | hashes blobs again, and has bad ones fetched from another region |
 //! | [`storage_sweep`] | at the start, then 6 h | removes stored bytes that no row names: what a crash left |
 //! | [`abandoned_uploads`] | 1 h | ends upload sessions that nobody touched for long |
+//! | [`manifest_sync`] | 1 h | compares copies of other regions' accounts with their primaries, and hands over pull times |
 //! | [`account_deletion`] | 1 min | empties accounts that are being deleted, and gives their names back |
 //! | [`managed_accounts`] | 1 min | makes and keeps accounts as a declarative file asks for them |
 //! | [`audit_write`] | 200 ms | writes the events of the audit log gathered in memory |
@@ -37,6 +38,7 @@ mod budget;
 pub mod idle_uploads;
 pub mod image_gc;
 pub mod managed_accounts;
+pub mod manifest_sync;
 pub mod manifest_validation;
 pub mod mount_sweep;
 pub mod pull_times;
@@ -94,6 +96,8 @@ pub struct JanitorOptions {
     pub mount_sweep_interval: Duration,
     /// Between two sweeps of an account's blobs.
     pub blob_sweep_interval: Duration,
+    /// Between two comparisons of copies with their primaries.
+    pub manifest_sync_interval: Duration,
     /// Between two looks for accounts that are being deleted.
     pub account_deletion_interval: Duration,
     /// Between two looks at the file of managed accounts.
@@ -125,6 +129,7 @@ impl Default for JanitorOptions {
             blob_validation_interval: Duration::from_secs(7 * 24 * 3600),
             mount_sweep_interval: Duration::from_secs(3600),
             blob_sweep_interval: Duration::from_secs(3600),
+            manifest_sync_interval: Duration::from_secs(3600),
             account_deletion_interval: Duration::from_secs(60),
             managed_accounts_interval: Duration::from_secs(60),
             managed_accounts: ManagedAccountsOptions::default(),

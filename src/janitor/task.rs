@@ -19,6 +19,8 @@ pub enum Task {
     BlobValidation,
     /// Upload sessions that nobody touched for long.
     AbandonedUploads,
+    /// Copies of other regions' accounts: whether they are what their primaries have.
+    ManifestSync,
     /// Accounts that are being deleted.
     AccountDeletion,
     /// Accounts that a declarative file asks for.
@@ -27,7 +29,7 @@ pub enum Task {
 
 impl Task {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ImageGc,
         Self::ManifestValidation,
         Self::MountSweep,
@@ -35,6 +37,7 @@ impl Task {
         Self::StorageSweep,
         Self::BlobValidation,
         Self::AbandonedUploads,
+        Self::ManifestSync,
         Self::AccountDeletion,
         Self::ManagedAccounts,
     ];
@@ -49,6 +52,7 @@ impl Task {
             Self::StorageSweep => "storage-sweep",
             Self::BlobValidation => "blob-validation",
             Self::AbandonedUploads => "abandoned-uploads",
+            Self::ManifestSync => "manifest-sync",
             Self::AccountDeletion => "account-deletion",
             Self::ManagedAccounts => "managed-accounts",
         }
@@ -67,7 +71,11 @@ impl Task {
             Self::MountSweep => Some(Care::MountSweep),
             Self::BlobSweep => Some(Care::BlobSweep),
             Self::BlobValidation => Some(Care::BlobValidation),
-            Self::StorageSweep | Self::AbandonedUploads | Self::AccountDeletion | Self::ManagedAccounts => None,
+            Self::StorageSweep
+            | Self::AbandonedUploads
+            | Self::ManifestSync
+            | Self::AccountDeletion
+            | Self::ManagedAccounts => None,
         }
     }
 

@@ -15,8 +15,8 @@ use super::budget::IoBudget;
 use super::report::{DeletingAccount, JanitorStatus, RunReport, ScrubProgress, TaskStatus};
 use super::{JanitorOptions, Task};
 use super::{
-    abandoned_uploads, account_deletion, blob_sweep, blob_validation, image_gc, managed_accounts, manifest_validation,
-    mount_sweep, scrub, storage_sweep,
+    abandoned_uploads, account_deletion, blob_sweep, blob_validation, image_gc, managed_accounts, manifest_sync,
+    manifest_validation, mount_sweep, scrub, storage_sweep,
 };
 
 /// How long something waits after it could not be looked at.
@@ -105,6 +105,7 @@ impl JanitorWork {
             Task::StorageSweep => options.storage_sweep_interval,
             Task::BlobValidation => options.blob_validation_interval,
             Task::AbandonedUploads => options.abandoned_uploads_interval,
+            Task::ManifestSync => options.manifest_sync_interval,
             Task::AccountDeletion => options.account_deletion_interval,
             Task::ManagedAccounts => options.managed_accounts_interval,
         }
@@ -182,9 +183,11 @@ impl JanitorWork {
             }
             Task::BlobValidation => blob_validation::run(registry, item.blob(), self.budget()).await,
             Task::ManifestValidation => manifest_validation::run(registry, vec![item.manifest()]).await,
-            Task::StorageSweep | Task::AbandonedUploads | Task::AccountDeletion | Task::ManagedAccounts => {
-                Ok(RunReport::default())
-            }
+            Task::StorageSweep
+            | Task::AbandonedUploads
+            | Task::ManifestSync
+            | Task::AccountDeletion
+            | Task::ManagedAccounts => Ok(RunReport::default()),
         }
     }
 
@@ -204,7 +207,7 @@ impl JanitorWork {
         account: Option<&AccountName>,
         dry_run: bool,
     ) -> Result<RunReport, JanitorError> {
-        if dry_run && !matches!(task, Task::ImageGc | Task::MountSweep | Task::BlobSweep) {
+        if dry_run && !matches!(task, Task::ImageGc | Task::MountSweep | Task::BlobSweep | Task::ManifestSync) {
             return Err(JanitorError::NoDryRun(task));
         }
         let outcome = match (task, account) {
@@ -232,6 +235,7 @@ impl JanitorWork {
         match task {
             Task::StorageSweep => return storage_sweep::run_over(registry, account).await,
             Task::AbandonedUploads => return abandoned_uploads::run(registry.clone()).await,
+            Task::ManifestSync => return manifest_sync::run(registry, account, dry_run).await,
             Task::AccountDeletion => {
                 return match &self.inner.accounts {
                     Some(accounts) => account_deletion::run(accounts).await,

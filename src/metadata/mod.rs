@@ -42,7 +42,7 @@ pub use follows::{FollowRow, FollowState};
 pub use listing::{ListedManifest, ListedRepository, ListedTag};
 pub use manifests::{ManifestId, ManifestRow, NewManifest};
 pub use pulled::PulledRow;
-pub use pulls::Pull;
+pub use pulls::{Pull, PulledNames};
 pub use reader::Reader;
 pub use referrers::ReferrerRow;
 pub use sums::RepositorySums;

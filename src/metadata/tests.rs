@@ -322,6 +322,56 @@ async fn what_the_first_version_wrote_is_counted_by_the_migration() {
 }
 
 #[tokio::test]
+async fn what_an_earlier_version_followed_and_saw_pulled_is_still_to_be_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metadata.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    for sql in [
+        include_str!("migrations/0001_registry.sql"),
+        include_str!("migrations/0002_usage.sql"),
+        include_str!("migrations/0003_audit.sql"),
+        include_str!("migrations/0004_events.sql"),
+        include_str!("migrations/0005_care.sql"),
+        include_str!("migrations/0006_pulled_blobs.sql"),
+    ] {
+        connection.execute_batch(sql).unwrap();
+    }
+    connection.pragma_update(None, "user_version", 6).unwrap();
+    let digest = Digest::from_sha256([3; 32]);
+    let rows = format!(
+        "INSERT INTO accounts (id, name, created_at) VALUES (1, 'acme', 5);
+         INSERT INTO repositories (id, account_id, full_name, created_at) VALUES (1, 1, 'acme/app', 5);
+         INSERT INTO manifests (id, repository_id, digest, media_type, total_size_bytes, annotations, pushed_at, bytes,
+            last_pulled_at) VALUES (1, 1, x'{}', 'm', 7, '{{}}', 9, x'61', 50);
+         INSERT INTO tags VALUES (1, 'v1', 1, 9, 40), (1, 'v2', 1, 9, NULL);
+         INSERT INTO follows VALUES ('acme', 2, 7, 8);",
+        data_encoding::HEXLOWER.encode(&digest.to_compact())
+    );
+    connection.execute_batch(&rows).unwrap();
+    drop(connection);
+    let metadata = Metadata::open(&path, &MetadataOptions::default()).unwrap();
+    let acme = AccountName::parse("acme").unwrap();
+    let (told, all, later) = metadata
+        .write(move |transaction| {
+            let id = transaction.get_repository(&RepositoryName::parse("acme/app").unwrap())?.unwrap();
+            let told = transaction.get_pulls_told_until(&acme)?;
+            let since = |since| transaction.list_pulled_since(id, since, 10);
+            let (all, later) = (since(0)?, since(41)?);
+            transaction.put_pulls_told_until(&acme, 60)?;
+            // Going on following does not forget it.
+            let cursor = Cursor { sequence: 9, stamp: 1 };
+            transaction.put_follow(&FollowRow { account: acme.clone(), state: FollowState::Following, cursor })?;
+            assert_eq!(transaction.get_pulls_told_until(&acme)?, Some(60));
+            Ok::<_, MetadataError>((told, all, later))
+        })
+        .await
+        .unwrap();
+    assert_eq!(told, Some(0));
+    assert_eq!(all, PulledNames { manifests: vec![(digest, 50)], tags: vec![("v1".into(), 40)] });
+    assert_eq!(later, PulledNames { manifests: vec![(digest, 50)], tags: Vec::new() });
+}
+
+#[tokio::test]
 async fn an_account_takes_what_it_holds_along_to_another_tenant() {
     let database = open();
     let usage = database

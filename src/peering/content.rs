@@ -160,6 +160,10 @@ impl RegistryContent {
                 let page = registry.needed_blobs(&repository, after).await?;
                 Ok(Answer::NeededBlobs { items: page.items, more: page.more })
             }
+            Question::NotePulls { repository, pulled } => {
+                registry.note_pulls_elsewhere(&repository, pulled).await?;
+                Ok(Answer::Noted)
+            }
             Question::Backlog { places } => {
                 let mut bytes = Vec::new();
                 for (account, after) in places.iter().take(BACKLOGS_MAX) {
@@ -196,6 +200,7 @@ impl Question {
             | Self::DeleteBlob { repository, .. }
             | Self::Keep { repository, .. }
             | Self::NeededBlobs { repository, .. }
+            | Self::NotePulls { repository, .. }
             | Self::Hold { repository, .. } => Some(repository.account()),
         }
     }

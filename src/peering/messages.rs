@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::external::ExternalError;
-use crate::metadata::{Cursor, RepositorySums};
+use crate::metadata::{Cursor, PulledNames, RepositorySums};
 use crate::registry::{FollowAnswer, FollowRequest};
 
 const VERSION: u8 = 1;
@@ -58,6 +58,8 @@ pub(super) enum Question {
     NeededBlobs { repository: RepositoryName, after: Option<Digest> },
     /// How many bytes the manifests have together that were put after these places in the logs of accounts.
     Backlog { places: Vec<(AccountName, u64)> },
+    /// When manifests and tags were pulled where the question comes from.
+    NotePulls { repository: RepositoryName, pulled: PulledNames },
 }
 
 /// Under which name a manifest is pushed.
@@ -128,6 +130,8 @@ pub(super) enum Answer {
     },
     /// For each account asked about, in the same order.
     Backlog(Vec<u64>),
+    /// It is on disk.
+    Noted,
 }
 
 /// A referrer in a page.

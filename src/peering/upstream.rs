@@ -14,6 +14,7 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, Repo
 use tokio::time::Instant;
 
 use super::messages::{Answer, Question, Refusal, Target, decode, encode};
+use crate::metadata::PulledNames;
 use crate::registry::{
     AccountSums, Deletion, ManifestTarget, Page, Primary, PutManifest, Referrer, RegistryError, RemoteBlob,
     RemoteManifest, Upstream,
@@ -97,6 +98,7 @@ fn kind_of(question: &Question) -> &'static str {
         Question::Keep { .. } => "keep",
         Question::Sums { .. } | Question::NeededBlobs { .. } => "compare",
         Question::Backlog { .. } => "backlog",
+        Question::NotePulls { .. } => "pull_times",
     }
 }
 
@@ -237,6 +239,19 @@ impl Upstream for FederationUpstream {
             Ok(Answer::Refused(refusal)) => unreachable(format!("it refuses: {refusal:?}")),
             Ok(_) => unreachable("its answer does not fit the question".into()),
             Err(error) => unreachable(error.to_string()),
+        }
+    }
+
+    async fn note_pulls(
+        &self,
+        at: &Primary,
+        repository: &RepositoryName,
+        pulled: &PulledNames,
+    ) -> Result<(), RegistryError> {
+        let question = Question::NotePulls { repository: repository.clone(), pulled: pulled.clone() };
+        match self.ask(at, repository, &question, METADATA_DEADLINE).await? {
+            Answer::Noted => Ok(()),
+            _ => Err(confused(at, repository)),
         }
     }
 

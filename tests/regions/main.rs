@@ -13,4 +13,5 @@ mod leases;
 mod mirrors;
 mod pulls;
 mod pushes;
+mod sync;
 mod waiting;

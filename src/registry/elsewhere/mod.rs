@@ -17,6 +17,7 @@ mod holding;
 mod keeping;
 mod priority;
 mod reader;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod upstream;

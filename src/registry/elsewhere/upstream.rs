@@ -7,6 +7,7 @@ use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName, Tag};
 
 use super::AccountSums;
+use crate::metadata::PulledNames;
 use crate::registry::{ManifestTarget, Page, PutManifest, Referrer, RegistryError};
 use crate::storage::Verifier;
 
@@ -103,6 +104,18 @@ pub trait Upstream: Send + Sync + 'static {
     ) -> Result<Page<(Digest, u64)>, RegistryError> {
         let _ = after;
         let (account, region) = (repository.account(), from.region.clone());
+        Err(RegistryError::PrimaryUnreachable { account, region, reason: "there is no way to it".into() })
+    }
+
+    /// Tells the primary when manifests and tags were pulled here.
+    async fn note_pulls(
+        &self,
+        at: &Primary,
+        repository: &RepositoryName,
+        pulled: &PulledNames,
+    ) -> Result<(), RegistryError> {
+        let _ = pulled;
+        let (account, region) = (repository.account(), at.region.clone());
         Err(RegistryError::PrimaryUnreachable { account, region, reason: "there is no way to it".into() })
     }
 
