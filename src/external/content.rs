@@ -95,6 +95,11 @@ impl ExternalClient {
         Ok(ManifestAnswer::Found(ExternalManifest { digest, media_type, bytes }))
     }
 
+    /// Blobs may be asked for although the registry has said that it was asked too often: what it counts may be manifests.
+    pub fn spare_blobs(&self, origin: &Origin) {
+        self.session(origin).spare_blobs();
+    }
+
     /// The size of a blob in bytes; `None`: there is no such blob.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ impl ExternalClient {
     /// Cancel safety: dropping it abandons the question.
     pub(super) async fn send(&self, origin: &Origin, request: &Request<'_>) -> Result<Option<Response>, ExternalError> {
         let session = self.session(origin);
-        session.check_wait()?;
+        session.check_wait(request.rest.starts_with("blobs/"))?;
         let outcome = self.ask(origin, &session, request).await;
         session.note(origin, outcome.as_ref().map(|_| ()));
         let label = match &outcome {

@@ -47,6 +47,8 @@ struct State {
     tokens: HashMap<String, Token>,
     wants_basic: bool,
     not_before: Option<Instant>,
+    /// Blobs may be asked for all the same.
+    spares_blobs: bool,
     trouble: Option<Trouble>,
 }
 
@@ -96,19 +98,31 @@ impl Session {
         self.lock().wants_basic = true;
     }
 
-    /// Whether it may be asked.
-    pub(super) fn check_wait(&self) -> Result<(), ExternalError> {
-        let left = self.lock().not_before.map(|until| until.saturating_duration_since(Instant::now()));
+    /// Whether it may be asked, for a blob or for something else.
+    pub(super) fn check_wait(&self, for_blob: bool) -> Result<(), ExternalError> {
+        let state = self.lock();
+        if for_blob && state.spares_blobs {
+            return Ok(());
+        }
+        let left = state.not_before.map(|until| until.saturating_duration_since(Instant::now()));
         match left.filter(|left| !left.is_zero()) {
             Some(retry_after) => Err(ExternalError::Limited { retry_after }),
             None => Ok(()),
         }
     }
 
+    /// It is tried whether blobs may be had while nothing else may be asked for. A blob that is refused ends it.
+    pub(super) fn spare_blobs(&self) {
+        self.lock().spares_blobs = true;
+    }
+
     /// Takes down that it may not be asked for a while.
     pub(super) fn wait(&self, said: Option<Duration>) -> ExternalError {
         let retry_after = said.unwrap_or(WAIT_DEFAULT).clamp(Duration::from_secs(1), WAIT_MAX);
-        self.lock().not_before = Some(Instant::now() + retry_after);
+        let mut state = self.lock();
+        state.not_before = Some(Instant::now() + retry_after);
+        state.spares_blobs = false;
+        drop(state);
         ExternalError::Limited { retry_after }
     }
 
@@ -151,7 +165,7 @@ impl ExternalClient {
         let holder = Holder::of(origin);
         let mut sessions = self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if sessions.len() >= SESSIONS_MAX && !sessions.contains_key(&holder) {
-            sessions.retain(|_, session| Arc::strong_count(session) > 1 || session.check_wait().is_err());
+            sessions.retain(|_, session| Arc::strong_count(session) > 1 || session.check_wait(false).is_err());
             if sessions.len() >= SESSIONS_MAX {
                 sessions.clear();
             }

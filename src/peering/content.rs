@@ -9,7 +9,8 @@ use futures_util::TryStreamExt as _;
 use keppel_federation::content::Content;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
 
-use super::messages::{Answer, Question, ReferrerItem, Refusal, Target, decode, encode};
+use super::messages::{Answer, ExternalAnswer, Question, ReferrerItem, Refusal, Target, decode, encode};
+use crate::external::{ExternalManifest, ManifestAnswer};
 use crate::registry::{ManifestTarget, Registry, RegistryError};
 
 /// The most that one question gets of a blob.
@@ -69,6 +70,17 @@ impl RegistryContent {
                     // The transfers go on; the primary asks again.
                     Err(_) => Ok(Answer::Kept(false)),
                 }
+            }
+            Question::External { repository, reference, known } => {
+                let reference = Reference::parse(&reference).map_err(|_| Refused(Refusal::ManifestUnknown))?;
+                let answer = registry.external_manifest_for(from, &repository, &reference, known).await?;
+                Ok(Answer::External(match answer {
+                    ManifestAnswer::Absent => ExternalAnswer::Absent,
+                    ManifestAnswer::Same => ExternalAnswer::Same,
+                    ManifestAnswer::Found(ExternalManifest { digest, media_type, bytes }) => {
+                        ExternalAnswer::Found { digest, media_type, bytes: bytes.to_vec() }
+                    }
+                }))
             }
             Question::Follow(request) => Ok(Answer::Followed(registry.follow(from, request).await?)),
             for_primary => self.answer_as_primary(from, for_primary).await,
@@ -176,6 +188,7 @@ impl RegistryContent {
             | Question::BlobPart { .. }
             | Question::Follow(_)
             | Question::Keep { .. }
+            | Question::External { .. }
             | Question::Hold { .. } => Err(Refused(Refusal::Trouble)),
         }
     }
@@ -201,6 +214,7 @@ impl Question {
             | Self::Keep { repository, .. }
             | Self::NeededBlobs { repository, .. }
             | Self::NotePulls { repository, .. }
+            | Self::External { repository, .. }
             | Self::Hold { repository, .. } => Some(repository.account()),
         }
     }

@@ -60,6 +60,8 @@ pub(super) enum Question {
     Backlog { places: Vec<(AccountName, u64)> },
     /// When manifests and tags were pulled where the question comes from.
     NotePulls { repository: RepositoryName, pulled: PulledNames },
+    /// From the primary: ask the registry outside that the account mirrors.
+    External { repository: RepositoryName, reference: String, known: Option<Digest> },
 }
 
 /// Under which name a manifest is pushed.
@@ -132,6 +134,15 @@ pub(super) enum Answer {
     Backlog(Vec<u64>),
     /// It is on disk.
     Noted,
+    External(ExternalAnswer),
+}
+
+/// What a registry outside said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum ExternalAnswer {
+    Absent,
+    Same,
+    Found { digest: Option<Digest>, media_type: String, bytes: Vec<u8> },
 }
 
 /// A referrer in a page.

@@ -13,7 +13,8 @@ use keppel_federation::transport::TransportError;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
 use tokio::time::Instant;
 
-use super::messages::{Answer, Question, Refusal, Target, decode, encode};
+use super::messages::{Answer, ExternalAnswer, Question, Refusal, Target, decode, encode};
+use crate::external::{ExternalManifest, ManifestAnswer};
 use crate::metadata::PulledNames;
 use crate::registry::{
     AccountSums, Deletion, ManifestTarget, Page, Primary, PutManifest, Referrer, RegistryError, RemoteBlob,
@@ -99,6 +100,7 @@ fn kind_of(question: &Question) -> &'static str {
         Question::Sums { .. } | Question::NeededBlobs { .. } => "compare",
         Question::Backlog { .. } => "backlog",
         Question::NotePulls { .. } => "pull_times",
+        Question::External { .. } => "external",
     }
 }
 
@@ -239,6 +241,25 @@ impl Upstream for FederationUpstream {
             Ok(Answer::Refused(refusal)) => unreachable(format!("it refuses: {refusal:?}")),
             Ok(_) => unreachable("its answer does not fit the question".into()),
             Err(error) => unreachable(error.to_string()),
+        }
+    }
+
+    async fn external_manifest(
+        &self,
+        at: &Primary,
+        repository: &RepositoryName,
+        reference: &Reference,
+        known: Option<&Digest>,
+    ) -> Result<ManifestAnswer, RegistryError> {
+        let (name, known) = (repository.clone(), known.copied());
+        let question = Question::External { repository: name, reference: reference.to_string(), known };
+        match self.ask(at, repository, &question, PART_DEADLINE).await? {
+            Answer::External(ExternalAnswer::Absent) => Ok(ManifestAnswer::Absent),
+            Answer::External(ExternalAnswer::Same) if known.is_some() => Ok(ManifestAnswer::Same),
+            Answer::External(ExternalAnswer::Found { digest, media_type, bytes }) => {
+                Ok(ManifestAnswer::Found(ExternalManifest { digest, media_type, bytes: bytes.into() }))
+            }
+            _ => Err(confused(at, repository)),
         }
     }
 

@@ -1,5 +1,7 @@
 //! An account that mirrors a registry outside: its primary asks there, the other regions ask the primary.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use reqwest::Method;
 use serde_json::json;
 
@@ -46,10 +48,46 @@ async fn a_registry_outside_is_asked_by_the_primary_for_all_regions() {
     for region in [&eu, &us, &ap] {
         region.client.get("/v2/mirror/app/manifests/v8").await.expect_error(429, "TOOMANYREQUESTS");
     }
-    assert_eq!(upstream.count("GET", "manifests/v8"), 1, "the primary remembers for all");
+    // The others tried on its behalf, once each.
+    assert_eq!(upstream.count("GET", "manifests/v8"), 3, "each region remembers that it has to wait");
     for region in [&eu, &us, &ap] {
         let stale = region.client.get("/v2/mirror/app/manifests/v1").await.expect(200);
         assert_eq!(stale.body, next.manifest.bytes);
         assert!(stale.header("warning").starts_with("110 "));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_limit_of_one_region_is_spent_another_asks_on_its_behalf() {
+    let [eu, us, ap] = three_regions();
+    let upstream = Upstream::start().await;
+    let (image, next) = (Image::small(1), Image::small(2));
+    upstream.add_image("app", "v1", &image);
+    let account = json!({ "account": { "auth_tenant_id": "acme", "replication": {
+        "strategy": "from_external_on_first_use",
+        "upstream": { "url": upstream.host() },
+    }}});
+    let request = eu.client.request(Method::PUT, "/keppel/v1/accounts/mirror");
+    send(request.body(account.to_string())).await.expect(200);
+    until("the account is known everywhere", || {
+        [&us, &ap].iter().all(|region| region.told(&["accounts"]).contains("mirror"))
+    });
+    // Manifests are counted, and who asks first has had enough.
+    let refusals = AtomicUsize::new(0);
+    upstream.rule(move |asked, good| {
+        let is_first = asked.path.contains("/manifests/") && refusals.fetch_add(1, Ordering::SeqCst) == 0;
+        if is_first { Reply::new(429).with("retry-after", "600") } else { good }
+    });
+    us.client.assert_image("mirror/app", "v1", &image).await;
+    assert_eq!(eu.counter("keppel_external_delegated_total").await, 1);
+    for blob in image.blobs() {
+        assert_eq!(upstream.count("GET", &format!("/blobs/{}", blob.digest())), 1);
+    }
+    // A known tag is asked about, and its next version comes the same way; what is not there is not there.
+    upstream.add_image("app", "v1", &next);
+    eu.client.assert_image("mirror/app", "v1", &next).await;
+    eu.client.get("/v2/mirror/app/manifests/v7").await.expect_error(404, "MANIFEST_UNKNOWN");
+    eu.client.assert_image("mirror/app", "v1", &next).await;
+    let told = eu.client.get("/v2/mirror/app/manifests/v1").await.expect(200);
+    assert!(told.headers.get("warning").is_none(), "it is current, whoever has asked");
 }

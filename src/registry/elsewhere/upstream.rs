@@ -7,6 +7,7 @@ use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName, Tag};
 
 use super::AccountSums;
+use crate::external::ManifestAnswer;
 use crate::metadata::PulledNames;
 use crate::registry::{ManifestTarget, Page, PutManifest, Referrer, RegistryError};
 use crate::storage::Verifier;
@@ -104,6 +105,19 @@ pub trait Upstream: Send + Sync + 'static {
     ) -> Result<Page<(Digest, u64)>, RegistryError> {
         let _ = after;
         let (account, region) = (repository.account(), from.region.clone());
+        Err(RegistryError::PrimaryUnreachable { account, region, reason: "there is no way to it".into() })
+    }
+
+    /// Has another node ask the registry outside that an account of this one mirrors; nothing is kept there.
+    async fn external_manifest(
+        &self,
+        at: &Primary,
+        repository: &RepositoryName,
+        reference: &Reference,
+        known: Option<&Digest>,
+    ) -> Result<ManifestAnswer, RegistryError> {
+        let _ = (reference, known);
+        let (account, region) = (repository.account(), at.region.clone());
         Err(RegistryError::PrimaryUnreachable { account, region, reason: "there is no way to it".into() })
     }
 

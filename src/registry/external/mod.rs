@@ -2,7 +2,7 @@
 //! fetched there when it is first pulled, kept, and served.
 //!
 //! Only the account's primary asks that registry; other regions ask the primary. So credentials are used, and limits
-//! counted, in one place.
+//! counted, in one place; where the primary may not ask any more, another region asks on its behalf (`delegated`).
 //!
 //! Invariants: a tag is answered from here for the time of freshness only, after that the registry is asked; when it
 //! cannot be asked, the answer is marked stale; only a 404 there is absence; what comes is compared with its digest
@@ -10,6 +10,7 @@
 //!
 //! Deliberately absent: lists and referrers of what is not here, and fetching before somebody asks.
 
+mod delegated;
 mod flight;
 mod freshness;
 mod platforms;
@@ -230,10 +231,12 @@ impl Inner {
                 }
                 // Some registries know no such question; then the manifest is asked for.
                 Err(ExternalError::Unusable { .. }) => {}
+                // Another region may be asked.
+                Err(ExternalError::Limited { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        match client.manifest(origin, path, reference, known.as_ref()).await? {
+        match self.external_manifest(mirror, repository, reference, known.as_ref()).await? {
             ManifestAnswer::Absent => Ok(self.is_absent(key)),
             ManifestAnswer::Same => {
                 if let Some(known) = known {
