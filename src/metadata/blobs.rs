@@ -109,7 +109,7 @@ impl Reader<'_> {
         blob: BlobId,
     ) -> Result<Option<Digest>, MetadataError> {
         let sql = "SELECT manifests.digest FROM manifest_blobs JOIN manifests ON manifests.id = manifest_id \
-                   WHERE blob_id = ?1 AND repository_id = ?2 LIMIT 1";
+                   WHERE blob_id = ?1 AND manifest_blobs.repository_id = ?2 LIMIT 1";
         self.get_row(sql, params![blob.0, repository.0], |row| read_digest(row, 0))
     }
 

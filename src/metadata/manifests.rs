@@ -176,13 +176,15 @@ impl WriteTransaction<'_> {
 
     /// Records that a manifest refers to a blob.
     pub fn ensure_manifest_blob(&self, manifest: ManifestId, blob: BlobId) -> Result<(), MetadataError> {
-        let sql = "INSERT INTO manifest_blobs (manifest_id, blob_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+        let sql = "INSERT INTO manifest_blobs (manifest_id, blob_id, repository_id) SELECT id, ?2, repository_id \
+                   FROM manifests WHERE id = ?1 ON CONFLICT DO NOTHING";
         self.execute(sql, [manifest.0, blob.0]).map(|_| ())
     }
 
     /// The same, where both are still there.
     pub fn link_blob(&self, manifest: ManifestId, blob: BlobId) -> Result<(), MetadataError> {
-        let sql = "INSERT INTO manifest_blobs (manifest_id, blob_id) SELECT manifests.id, blobs.id \
+        let sql = "INSERT INTO manifest_blobs (manifest_id, blob_id, repository_id) \
+                   SELECT manifests.id, blobs.id, manifests.repository_id \
                    FROM manifests, blobs WHERE manifests.id = ?1 AND blobs.id = ?2 ON CONFLICT DO NOTHING";
         self.execute(sql, [manifest.0, blob.0]).map(|_| ())
     }

@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_care.sql"),
     include_str!("migrations/0006_pulled_blobs.sql"),
     include_str!("migrations/0007_pull_times.sql"),
+    include_str!("migrations/0008_manifest_blobs.sql"),
 ];
 
 /// Brings a database to the latest schema, each step in a transaction of its own.

@@ -97,8 +97,8 @@ impl Reader<'_> {
     ) -> Result<Vec<(Digest, u64)>, MetadataError> {
         let sql = "SELECT blobs.digest, blobs.size_bytes FROM mounts JOIN blobs ON blobs.id = mounts.blob_id \
                    WHERE mounts.repository_id = ?1 AND blobs.digest > ?2 AND (?4 = 0 OR blobs.broken_since IS NULL) \
-                   AND EXISTS (SELECT 1 FROM manifest_blobs JOIN manifests ON manifests.id = manifest_blobs.manifest_id \
-                   WHERE manifest_blobs.blob_id = blobs.id AND manifests.repository_id = ?1) \
+                   AND EXISTS (SELECT 1 FROM manifest_blobs AS refers \
+                   WHERE refers.blob_id = blobs.id AND refers.repository_id = ?1) \
                    ORDER BY blobs.digest LIMIT ?3";
         let after = after.map(Digest::to_compact).unwrap_or_default();
         self.rows(sql, params![repository.0, after, limit as i64, sound_only], |row| {

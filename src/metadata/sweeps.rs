@@ -86,9 +86,8 @@ impl Reader<'_> {
         after: Option<BlobId>,
         limit: usize,
     ) -> Result<Vec<SweptMount>, MetadataError> {
-        let sql = "SELECT blob_id, unneeded_since, EXISTS (SELECT 1 FROM manifest_blobs \
-                   JOIN manifests ON manifests.id = manifest_id \
-                   WHERE manifest_blobs.blob_id = mounts.blob_id AND manifests.repository_id = mounts.repository_id) \
+        let sql = "SELECT blob_id, unneeded_since, EXISTS (SELECT 1 FROM manifest_blobs AS refers \
+                   WHERE refers.blob_id = mounts.blob_id AND refers.repository_id = mounts.repository_id) \
                    FROM mounts WHERE repository_id = ?1 AND blob_id > ?2 ORDER BY blob_id LIMIT ?3";
         let after = after.map_or(i64::MIN, |blob| blob.0);
         self.rows(sql, params![repository.0, after, limit as i64], |row| {

@@ -321,6 +321,57 @@ async fn what_the_first_version_wrote_is_counted_by_the_migration() {
     assert_eq!(listed, [row("acme/app", 1, 2, 107, 9), row("acme/lib", 1, 0, 123, 8)]);
 }
 
+/// What the sixth version wrote: two images that share a blob, each in a repository of its own.
+const OF_VERSION_6: &str = "
+    INSERT INTO accounts (id, name, created_at) VALUES (1, 'acme', 5);
+    INSERT INTO repositories (id, account_id, full_name, created_at) VALUES
+        (1, 1, 'acme/app', 5), (2, 1, 'acme/lib', 6), (3, 1, 'acme/none', 6);
+    INSERT INTO blobs (id, account_id, digest, size_bytes, storage_key, blake3, created_at) VALUES
+        (1, 1, x'010000000000000000000000000000000000000000000000000000000000000000', 100,
+         '00000000000000000000000000000001', zeroblob(32), 5);
+    INSERT INTO mounts (repository_id, blob_id, mounted_at) VALUES (1, 1, 5), (2, 1, 5), (3, 1, 5);
+    INSERT INTO manifests (id, repository_id, digest, media_type, total_size_bytes, annotations, pushed_at, bytes) VALUES
+        (1, 1, x'010000000000000000000000000000000000000000000000000000000000000001', 'm', 107, '{}', 9, x'61'),
+        (2, 2, x'010000000000000000000000000000000000000000000000000000000000000002', 'm', 123, '{}', 8, x'62');
+    INSERT INTO manifest_blobs (manifest_id, blob_id) VALUES (1, 1), (2, 1);";
+
+#[tokio::test]
+async fn what_refers_to_a_blob_is_known_by_repository_also_of_what_the_sixth_version_wrote() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metadata.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    for migration in [
+        include_str!("migrations/0001_registry.sql"),
+        include_str!("migrations/0002_usage.sql"),
+        include_str!("migrations/0003_audit.sql"),
+        include_str!("migrations/0004_events.sql"),
+        include_str!("migrations/0005_care.sql"),
+        include_str!("migrations/0006_pulled_blobs.sql"),
+    ] {
+        connection.execute_batch(migration).unwrap();
+    }
+    connection.pragma_update(None, "user_version", 6).unwrap();
+    connection.execute_batch(OF_VERSION_6).unwrap();
+    drop(connection);
+    let metadata = Metadata::open(&path, &MetadataOptions::default()).unwrap();
+    let seen = metadata.write(|transaction| {
+        let mut seen = Vec::new();
+        for repository in [1, 2, 3].map(RepositoryId) {
+            let mount = transaction.list_swept_mounts(repository, None, 10)?[0];
+            let manifest = transaction.get_manifest_using_blob(repository, mount.blob)?;
+            assert_eq!(mount.is_needed, manifest.is_some());
+            seen.push(mount.is_needed);
+        }
+        // Links go with their manifest, as before, and new ones are found.
+        transaction.delete_manifest(ManifestId(2))?;
+        transaction.link_blob(ManifestId(1), BlobId(1))?;
+        seen.push(transaction.list_swept_mounts(RepositoryId(2), None, 10)?[0].is_needed);
+        assert_eq!(transaction.miscounted()?, Vec::<String>::new());
+        Ok::<_, MetadataError>(seen)
+    });
+    assert_eq!(seen.await.unwrap(), [true, true, false, false]);
+}
+
 #[tokio::test]
 async fn what_an_earlier_version_followed_and_saw_pulled_is_still_to_be_told() {
     let directory = tempfile::tempdir().unwrap();
