@@ -39,6 +39,13 @@ async fn accounts_and_policies_are_made_changed_listed_and_deleted() {
     let refused = site.bad(&["policy", "set", "acme-prod", "tag", file.to_str().unwrap()]);
     assert!(refused.contains("tag_policies[0].match_repository"), "{refused}");
 
+    site.good(&["account", "update", "acme-prod", "--copies", "3", "--ack", "primary"]);
+    let shown: Value = serde_json::from_str(&site.good(&["account", "show", "acme-prod", "--json"])).unwrap();
+    assert_eq!((&shown["copies"], &shown["ack"]), (&json!(3), &json!("primary")));
+    assert_eq!(shown["tag_policies"][0]["block_delete"], true, "what is not named stays");
+    assert!(site.bad(&["account", "update", "acme-prod", "--copies", "9"]).contains("between 1 and 8"));
+    assert!(site.bad(&["account", "update", "acme-prod", "--strategy", "eager"]).contains("no replica"));
+
     let table = site.good(&["account", "list"]);
     assert!(table.lines().count() == 2 && table.contains("acme-prod") && table.contains("TENANT"), "{table}");
     assert!(site.good(&["peers"]).starts_with("HOSTNAME"));

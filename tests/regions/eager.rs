@@ -188,6 +188,10 @@ async fn a_replica_may_begin_and_cease_to_hold_everything() {
     assert!(copy_of(&us, "acme")["eager"].is_null());
     change("eager").await;
     until("all is here", || is_whole(&us, "acme"));
+    let shown = us.client.get("/keppel/v1/accounts/acme").await.expect(200).json();
+    let replica = &shown["account"]["replica"];
+    assert_eq!((&replica["counted"], &replica["missing_blobs"]), (&json!(true), &json!(0)), "{shown}");
+    assert!(replica["proven_seconds_ago"].is_number(), "{shown}");
     // The primary knows nothing of it in its own account, and whoever changes that does not end it.
     let shown = eu.client.get("/keppel/v1/accounts/acme").await.expect(200).json();
     assert!(

@@ -16,7 +16,7 @@ const SUBLEASE_TOKEN: &str = "x-keppel-sublease-token";
 /// `GET /keppel/v1/accounts`: those that the caller may see.
 pub(super) fn list(call: &Call<'_>) -> Response {
     let accounts = call.state.accounts().list(|entry| call.visitor.has(Right::ViewAccount, &entry.tenant));
-    let shown: Vec<Value> = accounts.iter().map(|(entry, settings)| show(entry, settings)).collect();
+    let shown: Vec<Value> = accounts.iter().map(|(entry, settings)| show(call, entry, settings)).collect();
     document(&json!({ "accounts": shown }))
 }
 
@@ -24,7 +24,7 @@ pub(super) fn list(call: &Call<'_>) -> Response {
 pub(super) fn get(call: &Call<'_>, name: &str) -> Answer {
     let (entry, settings) = call.state.accounts().load(&parse(name)?)?;
     call.require(Right::ViewAccount, &entry)?;
-    Ok(document(&json!({ "account": show(&entry, &settings) })))
+    Ok(document(&json!({ "account": show(call, &entry, &settings) })))
 }
 
 /// `PUT /keppel/v1/accounts/<name>`: makes an account, or changes it.
@@ -44,7 +44,7 @@ pub(super) async fn put(call: &Call<'_>, name: &str) -> Answer {
     }
     let sublease = call.parts.headers.get(SUBLEASE_TOKEN).and_then(|token| token.to_str().ok());
     let (entry, settings) = call.state.accounts().put(&name, &tenant, settings, sublease).await?;
-    Ok(document(&json!({ "account": show(&entry, &settings) })))
+    Ok(document(&json!({ "account": show(call, &entry, &settings) })))
 }
 
 /// `DELETE /keppel/v1/accounts/<name>`: begins its deletion.
@@ -84,6 +84,8 @@ fn read(mut body: Value) -> Result<(TenantId, AccountSettings), SettingsError> {
     if fields.remove("state").is_some_and(|state| !matches!(state.as_str(), Some("")) && !state.is_null()) {
         return Err(SettingsError::new("account.state", "cannot be set"));
     }
+    // What was read may be written back.
+    fields.remove("replica");
     let tenant = match fields.remove("auth_tenant_id") {
         Some(Value::String(tenant)) => {
             TenantId::parse(&tenant).map_err(|error| SettingsError::new("account.auth_tenant_id", error.to_string()))?
@@ -95,7 +97,7 @@ fn read(mut body: Value) -> Result<(TenantId, AccountSettings), SettingsError> {
 }
 
 /// An account as the contract shows it.
-fn show(entry: &AccountEntry, settings: &AccountSettings) -> Value {
+fn show(call: &Call<'_>, entry: &AccountEntry, settings: &AccountSettings) -> Value {
     let mut fields = Map::new();
     fields.insert("name".into(), entry.name.as_str().into());
     fields.insert("auth_tenant_id".into(), entry.tenant.as_str().into());
@@ -104,6 +106,15 @@ fn show(entry: &AccountEntry, settings: &AccountSettings) -> Value {
     }
     if let Ok(Value::Object(settings)) = serde_json::to_value(settings) {
         fields.extend(settings);
+    }
+    if let Some(status) = call.state.accounts().registry().backfill_status(&entry.name) {
+        let replica = json!({
+            "counted": status.is_counted,
+            "missing_blobs": status.missing_blobs,
+            "missing_bytes": status.missing_bytes,
+            "proven_seconds_ago": status.proven.map(|proven| proven.as_secs()),
+        });
+        fields.insert("replica".into(), replica);
     }
     Value::Object(fields)
 }

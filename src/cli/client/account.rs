@@ -10,7 +10,7 @@ use super::output::{count, field, print, print_fields, print_json};
 use super::{Target, managed, policy::read_json};
 
 /// Fields that the registry sets, and that it takes from nobody.
-const READ_ONLY: [&str; 2] = ["name", "state"];
+const READ_ONLY: [&str; 3] = ["name", "state", "replica"];
 
 #[derive(Debug, Args)]
 pub(in super::super) struct Account {
@@ -39,6 +39,14 @@ enum Command {
         /// Its other fields as a JSON object, in a file or (-) on standard input.
         #[arg(long, value_name = "FILE")]
         file: Option<String>,
+        #[command(flatten)]
+        pushes: Pushes,
+        /// Make a replica of the account of the same name, whose primary is in this region.
+        #[arg(long, value_name = "REGION")]
+        replica_of: Option<String>,
+        /// Have the replica hold everything, and not only what is pulled.
+        #[arg(long, requires = "replica_of")]
+        eager: bool,
         /// The token of `keppel account sublease` in the primary's region, to make a replica.
         #[arg(long, value_name = "TOKEN")]
         sublease_token: Option<String>,
@@ -48,8 +56,13 @@ enum Command {
         /// The account.
         name: String,
         /// The fields as a JSON object, in a file or (-) on standard input; null takes one away.
-        #[arg(long, value_name = "FILE")]
-        file: String,
+        #[arg(long, value_name = "FILE", required_unless_present_any = ["copies", "ack", "strategy"])]
+        file: Option<String>,
+        #[command(flatten)]
+        pushes: Pushes,
+        /// How much a replica holds: what was pulled, or everything.
+        #[arg(long, value_parser = ["on_first_use", "eager"])]
+        strategy: Option<String>,
     },
     /// Delete an account with all that is in it.
     Delete {
@@ -77,6 +90,28 @@ enum Command {
         /// The account.
         name: String,
     },
+}
+
+/// When a push is acknowledged.
+#[derive(Debug, Args)]
+struct Pushes {
+    /// How many regions hold a push before it is acknowledged, the primary's among them.
+    #[arg(long, value_name = "N")]
+    copies: Option<u8>,
+    /// Whether a change waits until no region gives the old answer.
+    #[arg(long, value_parser = ["everywhere", "primary"])]
+    ack: Option<String>,
+}
+
+impl Pushes {
+    fn set(self, fields: &mut Map<String, Value>) {
+        if let Some(copies) = self.copies {
+            fields.insert("copies".to_owned(), copies.into());
+        }
+        if let Some(ack) = self.ack {
+            fields.insert("ack".to_owned(), ack.into());
+        }
+    }
 }
 
 /// The path of an account.
@@ -129,23 +164,39 @@ impl Account {
                 print(json, &answer, ["NAME", "TENANT", "STATE", "REPLICATION", "RBAC", "GC", "TAG"], rows)
             }
             Command::Show { name } => print_fields(json, &Value::Object(load(client, &name).await?)),
-            Command::Create { name, tenant, file, sublease_token } => {
+            Command::Create { name, tenant, file, pushes, replica_of, eager, sublease_token } => {
                 let mut fields = match file {
                     Some(file) => object(&file)?,
                     None => Map::new(),
                 };
                 fields.insert("auth_tenant_id".to_owned(), tenant.into());
+                pushes.set(&mut fields);
+                if let Some(upstream) = replica_of {
+                    let strategy = if eager { "eager" } else { "on_first_use" };
+                    let replication = json!({ "strategy": strategy, "upstream": upstream });
+                    fields.insert("replication".to_owned(), replication);
+                }
                 let header = sublease_token.as_deref().map(|token| ("X-Keppel-Sublease-Token", token));
                 let made = save(client, &name, fields, header).await?;
                 if json { print_json(&made) } else { say(&format!("account {name} is there\n")) }
             }
-            Command::Update { name, file } => {
-                let changes = object(&file)?;
+            Command::Update { name, file, pushes, strategy } => {
+                let mut changes = match file {
+                    Some(file) => object(&file)?,
+                    None => Map::new(),
+                };
+                pushes.set(&mut changes);
                 let mut fields = load(client, &name).await?;
                 for (field, value) in changes {
                     match value {
                         Value::Null => drop(fields.remove(&field)),
                         value => drop(fields.insert(field, value)),
+                    }
+                }
+                if let Some(strategy) = strategy {
+                    match fields.get_mut("replication") {
+                        Some(replication) => replication["strategy"] = strategy.into(),
+                        None => return Err(failure(format!("{name} is no replica there: --strategy is for replicas"))),
                     }
                 }
                 let changed = save(client, &name, fields, None).await?;

@@ -95,7 +95,7 @@ fn wanted(account: &ManagedAccount) -> Map<String, Value> {
 
 fn difference(current: &Map<String, Value>, wanted: &Map<String, Value>) -> Vec<(String, Value, Value)> {
     let names: BTreeSet<&String> = current.keys().chain(wanted.keys()).collect();
-    let names = names.into_iter().filter(|name| !matches!(name.as_str(), "name" | "state"));
+    let names = names.into_iter().filter(|name| !matches!(name.as_str(), "name" | "state" | "replica"));
     let of = |fields: &Map<String, Value>, name: &str| fields.get(name).cloned().unwrap_or_default();
     names
         .map(|name| (name.clone(), of(current, name), of(wanted, name)))

@@ -317,4 +317,23 @@ async fn what_merely_passed_through_goes_when_there_is_no_room_for_it_and_comes_
     assert!(reading.try_collect::<Vec<_>>().await.unwrap().concat() == content(3)[..PART], "a reader goes on");
     pull(3).await;
     assert!(is_here(3).await && is_here(1).await && is_here(9).await);
+
+    // What the primary asks to be kept stays, also when its bytes went bad and were fetched anew.
+    let primary = NodeId::from_public_key([1; 32]);
+    assert!(
+        registry.keep_blobs(NodeId::from_public_key([2; 32]), &app(), &blobs[2..]).await.is_err(),
+        "not the primary"
+    );
+    registry.keep_blobs(primary, &app(), &blobs[2..]).await.unwrap();
+    clock.advance(10_000);
+    let (name, digest) = (app(), blobs[2]);
+    let row = registry.metadata().read(move |reader| reader.get_blob_by_name(name.as_str(), &digest)).await;
+    assert!(registry.mark_broken(&row.unwrap().unwrap()).await.unwrap());
+    pull(3).await;
+    pull(2).await;
+    let noted = registry.metadata().read(|reader| reader.pulled_size_bytes()).await.unwrap();
+    assert_eq!(noted, PART as u64 + 2, "2 is all that merely passed through");
+    clock.advance(10_000);
+    registry.evict_pulled().await.unwrap();
+    assert!(is_here(3).await && is_here(4).await);
 }
