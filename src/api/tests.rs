@@ -53,6 +53,9 @@ impl AccountBook for NoAccounts {
     fn list(&self, _: Option<&AccountName>, _: usize) -> Vec<AccountEntry> {
         Vec::new()
     }
+    async fn catch_up(&self) -> Result<(), Undecided> {
+        Ok(())
+    }
     fn peers(&self) -> Vec<PeerEntry> {
         Vec::new()
     }

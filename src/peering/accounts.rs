@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,22 +8,34 @@ use keppel_federation::claims::{
     Account, AccountState, ClaimsError, Command, Decision, DocumentKind, Opaque, Outcome, SecretHash,
 };
 use keppel_federation::vocabulary::{AccountName, TenantId};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::registry::{AccountBook, AccountDecision, AccountEntry, PeerEntry, Undecided};
 
 /// How long a change that was decided may take to show here.
 const SHOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the federation may take to say what was decided.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Accounts as the federation agrees on them.
 #[derive(Clone)]
 pub struct FederationAccounts {
     federation: Federation,
+    caught_up: Arc<Mutex<CaughtUp>>,
+}
+
+/// The last time that the federation was asked what it has decided.
+#[derive(Default)]
+struct CaughtUp {
+    asked_at: Option<Instant>,
+    failure: Option<Undecided>,
 }
 
 impl FederationAccounts {
     /// The accounts of this federation.
     pub fn new(federation: Federation) -> Self {
-        Self { federation }
+        Self { federation, caught_up: Arc::default() }
     }
 
     fn entry(&self, account: &Account) -> AccountEntry {
@@ -75,6 +88,23 @@ fn decision_of(outcome: Outcome) -> Result<AccountDecision, Undecided> {
 impl AccountBook for FederationAccounts {
     fn get(&self, name: &AccountName) -> Option<AccountEntry> {
         self.federation.state().account(name).map(|account| self.entry(&account))
+    }
+
+    async fn catch_up(&self) -> Result<(), Undecided> {
+        let came_at = Instant::now();
+        // The lock is the queue: whoever comes while a question is under way waits, and one of them asks the next for all.
+        let mut last = self.caught_up.lock().await;
+        if last.asked_at.is_none_or(|asked_at| asked_at < came_at) {
+            let asked_at = Instant::now();
+            let asked = tokio::time::timeout(CATCH_UP_TIMEOUT, self.federation.linearize()).await;
+            let failure = match asked {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(Undecided(error.to_string())),
+                Err(_) => Some(Undecided("the federation does not answer; see `keppel federation status`".into())),
+            };
+            *last = CaughtUp { asked_at: Some(asked_at), failure };
+        }
+        last.failure.clone().map_or(Ok(()), Err)
     }
 
     fn list(&self, after: Option<&AccountName>, limit: usize) -> Vec<AccountEntry> {

@@ -74,6 +74,13 @@ pub struct Undecided(pub String);
 pub trait AccountBook: Send + Sync + 'static {
     /// An account.
     fn get(&self, name: &AccountName) -> Option<AccountEntry>;
+    /// Waits until all that was decided before this call shows here. Many who wait share one question.
+    ///
+    /// Cancel safety: may be dropped.
+    ///
+    /// # Errors
+    /// [`Undecided`], when nobody can say what was decided.
+    async fn catch_up(&self) -> Result<(), Undecided>;
     /// The accounts that follow a name, in order, `limit` at most.
     fn list(&self, after: Option<&AccountName>, limit: usize) -> Vec<AccountEntry>;
     /// The other nodes.

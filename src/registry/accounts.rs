@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keppel_federation::vocabulary::{AccountName, TenantId};
 
-use super::{AccountBook, AccountDecision, AccountEntry, AccountError, CopyLag, PeerEntry, Registry};
+use super::{AccountBook, AccountDecision, AccountEntry, AccountError, CopyLag, PeerEntry, Registry, Undecided};
 use crate::model::policy::{AccountSettings, Replication, ScanPolicy, SettingsError, Upstream};
 
 /// How long a sublease token is good.
@@ -47,6 +47,20 @@ impl Accounts {
         let settings = AccountSettings::from_stored(&entry.settings)?;
         let settings = as_seen_here(&entry, settings);
         Ok((entry, settings))
+    }
+
+    /// Makes sure that an account that is not known here did not exist either when this was called: a name that was
+    /// claimed in another region a moment ago may not have come here yet.
+    ///
+    /// Cancel safety: may be dropped.
+    ///
+    /// # Errors
+    /// [`Undecided`], when this node knows of no such account and the federation cannot be asked.
+    pub async fn ensure_current(&self, name: &AccountName) -> Result<(), Undecided> {
+        match self.book.get(name) {
+            Some(_) => Ok(()),
+            None => self.book.catch_up().await,
+        }
     }
 
     /// The accounts that `shown` lets through.

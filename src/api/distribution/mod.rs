@@ -178,7 +178,11 @@ async fn dispatch(
     };
     let idle_timeout = state.options().server.body_idle_timeout;
     let body = RequestBody::new(incoming, end, idle_timeout, state.metrics().received.clone());
-    let answer = match visitor.authorize(scope) {
+    let allowed = match visitor.authorize(scope) {
+        Ok(()) => know_the_account(&call, scope).await,
+        Err(refusal) => Err(refusal),
+    };
+    let answer = match allowed {
         Ok(()) => within_limits(&call, endpoint, body).await,
         Err(refusal) => Err(refusal),
     };
@@ -191,6 +195,19 @@ async fn dispatch(
         }
     }
     answer
+}
+
+/// Whoever is told that there is nothing must not be told so only because this node has not heard of the account yet.
+/// A push asks the federation anyway, where there is no such account.
+async fn know_the_account(call: &Call<'_>, scope: Scope<'_>) -> Result<(), ApiError> {
+    let Scope::Repository { name, action: Action::Pull | Action::Delete } = scope else { return Ok(()) };
+    let Ok(repository) = call.visitor.parse(name) else { return Ok(()) };
+    let account = repository.account();
+    call.state.accounts().ensure_current(&account).await.map_err(|reason| {
+        ApiError::unavailable(format!(
+            "this node knows of no account {account}, and cannot ask whether there is one: {reason}"
+        ))
+    })
 }
 
 fn text_of(response: &Response<Body>, name: &HeaderName) -> String {

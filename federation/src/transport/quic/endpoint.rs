@@ -8,6 +8,7 @@ use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::QuicOptions;
+use super::congestion::LossTolerantConfig;
 use super::tls::Tls;
 use crate::identity::NodeKey;
 
@@ -84,6 +85,8 @@ fn transport_config(options: &QuicOptions) -> TransportConfig {
     transport.keep_alive_interval(Some(options.keep_alive_interval));
     transport.stream_receive_window(VarInt::from_u32(options.stream_receive_window_bytes));
     transport.send_window(options.send_window_bytes);
+    transport.congestion_controller_factory(Arc::new(LossTolerantConfig));
+    transport.congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));
     transport.datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_BYTES));
     transport.datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES);
     transport

@@ -11,6 +11,7 @@
 
 mod accept;
 mod channels;
+mod congestion;
 mod dial;
 mod endpoint;
 mod exchange;
