@@ -78,3 +78,23 @@ async fn many_clients_that_want_the_same_blob_cost_one_transfer() {
     assert!(us.client.get(&path).await.expect(200).body == layer);
     assert_eq!(us.counter("keppel_transfer_received_bytes_total").await, received);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_was_made_a_moment_ago_elsewhere_is_never_said_not_to_exist() {
+    let [eu, us, ap] = three_regions();
+    let image = ImageBuilder::new(1).layers(1).build();
+    for number in 0..30 {
+        let repository = format!("new-{number}/app");
+        [&eu, &us][number % 2].client.push_image(&repository, "v1", &image).await;
+        let path = format!("/v2/{repository}/manifests/v1");
+        for pulled in join_all([&eu, &us, &ap].map(|region| region.client.get(&path))).await {
+            assert_eq!(pulled.expect(200).header("docker-content-digest"), image.digest(), "{repository}");
+        }
+    }
+    // Who cannot ask the others cannot say that there is nothing.
+    eu.signal(libc::SIGSTOP);
+    us.signal(libc::SIGSTOP);
+    ap.client.get("/v2/nobody/app/manifests/v1").await.expect_error(503, "UNAVAILABLE");
+    eu.signal(libc::SIGCONT);
+    us.signal(libc::SIGCONT);
+}
