@@ -151,6 +151,13 @@ impl WriteTransaction<'_> {
         self.execute(sql, params![repository.0, blob.0, now]).map(|_| ())
     }
 
+    /// The same, and it counts as mounted no earlier than `at`, which may be to come.
+    pub fn ensure_mount_until(&self, repository: RepositoryId, blob: BlobId, at: i64) -> Result<(), MetadataError> {
+        let sql = "INSERT INTO mounts (repository_id, blob_id, mounted_at) VALUES (?1, ?2, ?3) \
+                   ON CONFLICT DO UPDATE SET unneeded_since = NULL, mounted_at = max(mounted_at, ?3)";
+        self.execute(sql, params![repository.0, blob.0, at]).map(drop)
+    }
+
     /// Deletes a blob that no repository has any more and no manifest refers to; gives whether it was so.
     pub fn delete_unneeded_blob(&self, blob: BlobId) -> Result<bool, MetadataError> {
         if self.is_blob_needed(blob)? {

@@ -30,6 +30,10 @@ const FETCH_PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// How long the regions that hold the blobs may take to apply the manifest.
 const APPLY_PATIENCE: Duration = Duration::from_secs(20);
 
+/// For so long a blob that is held for a manifest to come stays, whatever events from before say about it. As long as clocks
+/// may differ, and a manifest may take.
+const SHIELDED_SECONDS: i64 = 3600;
+
 /// The regions that hold the blobs of a push.
 pub(in crate::registry) struct Spread {
     wanted: u8,
@@ -221,7 +225,8 @@ impl Registry {
             };
             let now = clock.now();
             let id = transaction.ensure_repository(account, &name, now)?;
-            transaction.ensure_mount(id, blob.id, now)?;
+            // It may have gone at the primary and come back, and only the former be still to come here.
+            transaction.ensure_mount_until(id, blob.id, now.saturating_add(SHIELDED_SECONDS))?;
             transaction.keep_pulled(blob.id)?;
             manifests.iter().try_for_each(|manifest| transaction.link_blob(*manifest, blob.id))?;
             Ok(true)

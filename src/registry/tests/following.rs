@@ -500,3 +500,32 @@ async fn what_differs_from_the_primary_is_found_and_a_listing_puts_it_right() {
     let again = here.compare_copy(&acme).await.unwrap().unwrap().differing;
     assert!(again.iter().all(|differing| !differing.manifests && !differing.tags));
 }
+
+#[tokio::test]
+async fn a_blob_that_is_held_for_a_push_outlives_events_from_before_it() {
+    let mut pair = Pair::new(Duration::from_millis(300));
+    let (there, here, app) = (pair.primary.registry.clone(), pair.replica.registry.clone(), repository("acme/app"));
+    // Events have the time of the machine.
+    let now = crate::model::Clock::now(&crate::model::SystemClock);
+    pair.replica.clock.advance(now - 1_000_000 - 60);
+    push(&there, "acme/app", "other", "other").await.unwrap();
+    pair.catch_up().await;
+    let first = put_blob(&here, &app, b"held").await;
+    put_blob(&there, &app, b"held").await;
+    // It goes at the primary, comes back, and is to be held here, where nobody has heard that it went.
+    there.delete_blob(&app, &first).await.unwrap();
+    put_blob(&there, &app, b"held").await;
+    here.keep_blobs(primary_node(), &app, &[first]).await.unwrap();
+    let document = String::from_utf8(image(&first, "held").to_vec()).unwrap().replace("\"size\":2", "\"size\":4");
+    there.put_manifest(&app, tag("held"), Some(OCI), document.into()).await.unwrap();
+    pair.catch_up().await;
+    here.load_local_blob(&app, &first).await.unwrap();
+    let refused = here.keep_blobs(replica_node(), &app, &[first]).await;
+    assert!(matches!(refused, Err(RegistryError::PrimaryUnreachable { .. })), "only the primary asks for that");
+    // What nobody holds for anything goes as it ever did.
+    let second = put_blob(&here, &app, b"left").await;
+    put_blob(&there, &app, b"left").await;
+    there.delete_blob(&app, &second).await.unwrap();
+    pair.catch_up().await;
+    assert!(here.load_local_blob(&app, &second).await.is_err());
+}
