@@ -105,12 +105,13 @@ async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError
     let registry = Registry::new(config.registry_options(), metadata, storage, Arc::new(SystemClock), claims);
     admin.audit_with(registry.clone());
     registry.recall_leases().await?;
+    registry.recall_primacies().await?;
     registry.recall_follows().await?;
     registry.tend_leases().await?;
     registry.connect(Arc::new(FederationUpstream::new(federation.clone())));
     let external = ExternalClient::new(config.external_options()).map_err(StartError::External)?;
     registry.connect_external(external);
-    federation.serve_content(Arc::new(RegistryContent::new(registry.clone())));
+    federation.serve_content(Arc::new(RegistryContent::new(registry.clone(), federation.clone())));
     registry.ensure_accounts(config.registry.accounts.clone()).await?;
     registry.ensure_tenants().await?;
     let accounts = Accounts::new(registry.clone(), Arc::new(FederationAccounts::new(federation.clone())));

@@ -26,9 +26,10 @@ pub(super) fn members_table(members: &[MemberInfo]) -> String {
 pub(super) fn accounts_table(accounts: &[AccountInfo]) -> String {
     let row = |account: &AccountInfo| {
         let node = account.node.to_string()[..SHORT].to_owned();
-        [account.name.to_string(), account.region.to_string(), node, account.epoch.to_string()]
+        let note = account.note.clone().unwrap_or_default();
+        [account.name.to_string(), account.region.to_string(), node, account.epoch.to_string(), note]
     };
-    table(["ACCOUNT", "PRIMARY", "NODE", "EPOCH"], accounts.iter().map(row))
+    table(["ACCOUNT", "PRIMARY", "NODE", "EPOCH", ""], accounts.iter().map(row))
 }
 
 /// The accounts of other regions that are followed, those that are furthest behind first.

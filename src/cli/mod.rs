@@ -9,6 +9,7 @@ mod dev;
 mod federation;
 mod federation_tables;
 mod janitor;
+mod moves;
 mod overrides;
 mod people;
 mod serve;
@@ -52,7 +53,7 @@ enum Command {
     Login(client::Login),
     /// Forget a login.
     Logout(client::Logout),
-    /// List, show, make, change and delete accounts.
+    /// List, show, make, change, move and delete accounts.
     Account(client::Account),
     /// List and delete repositories.
     Repo(client::Repo),

@@ -121,7 +121,8 @@ impl Reader<'_> {
 
     pub(super) fn is_blob_needed(&self, blob: BlobId) -> Result<bool, MetadataError> {
         let sql = "SELECT 1 WHERE EXISTS (SELECT 1 FROM mounts WHERE blob_id = ?1) \
-                   OR EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = ?1)";
+                   OR EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = ?1) \
+                   OR EXISTS (SELECT 1 FROM divergent_blobs WHERE blob_id = ?1)";
         Ok(self.get_row(sql, [blob.0], |_| Ok(()))?.is_some())
     }
 }

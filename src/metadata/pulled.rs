@@ -77,8 +77,8 @@ impl WriteTransaction<'_> {
     /// Takes one out of its account, unless it was used since `before`. Gives where its bytes are, which are to be
     /// deleted once this is on disk.
     pub fn evict_pulled(&self, blob: BlobId, before: i64) -> Result<Option<StorageKey>, MetadataError> {
-        let sql =
-            "SELECT storage_key FROM pulled_blobs JOIN blobs ON blobs.id = blob_id WHERE blob_id = ?1 AND used_at < ?2";
+        let sql = "SELECT storage_key FROM pulled_blobs JOIN blobs ON blobs.id = blob_id WHERE blob_id = ?1 AND used_at < ?2 \
+             AND NOT EXISTS (SELECT 1 FROM divergent_blobs WHERE divergent_blobs.blob_id = pulled_blobs.blob_id)";
         let key: Option<String> = self.get_row(sql, params![blob.0, before], |row| Ok(row.get(0)?))?;
         let Some(key) = key else { return Ok(None) };
         self.execute("DELETE FROM manifest_blobs WHERE blob_id = ?1", [blob.0])?;

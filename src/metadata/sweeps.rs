@@ -104,6 +104,7 @@ impl Reader<'_> {
     ) -> Result<Vec<SweptBlob>, MetadataError> {
         let sql = "SELECT id, digest, unneeded_since, EXISTS (SELECT 1 FROM mounts WHERE mounts.blob_id = blobs.id) \
                    OR EXISTS (SELECT 1 FROM manifest_blobs WHERE manifest_blobs.blob_id = blobs.id) \
+                   OR EXISTS (SELECT 1 FROM divergent_blobs WHERE divergent_blobs.blob_id = blobs.id) \
                    FROM blobs WHERE account_id = ?1 AND digest > ?2 ORDER BY digest LIMIT ?3";
         let after = after.map(Digest::to_compact).unwrap_or_default();
         self.rows(sql, params![account.0, after, limit as i64], |row| {

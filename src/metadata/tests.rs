@@ -193,10 +193,12 @@ async fn every_query_per_request_uses_an_index() {
         include_str!("audit.rs"),
         include_str!("blobs.rs"),
         include_str!("care.rs"),
+        include_str!("divergent.rs"),
         include_str!("events.rs"),
         include_str!("follows.rs"),
         include_str!("listing.rs"),
         include_str!("manifests.rs"),
+        include_str!("primacies.rs"),
         include_str!("pulled.rs"),
         include_str!("pulls.rs"),
         include_str!("referrers.rs"),
@@ -420,6 +422,55 @@ async fn what_an_earlier_version_followed_and_saw_pulled_is_still_to_be_told() {
     assert_eq!(told, Some(0));
     assert_eq!(all, PulledNames { manifests: vec![(digest, 50)], tags: vec![("v1".into(), 40)] });
     assert_eq!(later, PulledNames { manifests: vec![(digest, 50)], tags: Vec::new() });
+}
+
+#[tokio::test]
+async fn what_the_eighth_version_wrote_is_as_before_and_can_change_its_primary() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metadata.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    for (number, sql) in [
+        include_str!("migrations/0001_registry.sql"),
+        include_str!("migrations/0002_usage.sql"),
+        include_str!("migrations/0003_audit.sql"),
+        include_str!("migrations/0004_events.sql"),
+        include_str!("migrations/0005_care.sql"),
+        include_str!("migrations/0006_pulled_blobs.sql"),
+        include_str!("migrations/0007_pull_times.sql"),
+        include_str!("migrations/0008_manifest_blobs.sql"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        connection.execute_batch(sql).unwrap();
+        connection.pragma_update(None, "user_version", number as i64 + 1).unwrap();
+    }
+    let rows = "
+        INSERT INTO accounts (id, name, created_at) VALUES (1, 'acme', 5);
+        INSERT INTO repositories (id, account_id, full_name, created_at) VALUES (1, 1, 'acme/app', 5);
+        INSERT INTO blobs (id, account_id, digest, size_bytes, storage_key, blake3, created_at)
+            VALUES (1, 1, x'01', 100, 'a', x'00', 5);
+        INSERT INTO mounts (repository_id, blob_id, mounted_at) VALUES (1, 1, 5);
+        INSERT INTO follows (account, state, sequence, stamp) VALUES ('acme', 2, 7, 9);";
+    connection.execute_batch(rows).unwrap();
+    drop(connection);
+    let metadata = Metadata::open(&path, &MetadataOptions::default()).unwrap();
+    let account = AccountName::parse("acme").unwrap();
+    metadata
+        .write(move |transaction| {
+            assert_eq!(transaction.list_primacies("", 10)?, []);
+            let place = transaction.get_follow_cursor(&account)?.unwrap();
+            assert_eq!(place, Cursor { sequence: 7, stamp: 9 });
+            transaction.put_succession(&account, 3, place)?;
+            transaction.put_primacy(&account, 3, Stage::Taken)?;
+            let row = PrimacyRow { account: account.clone(), epoch: 3, stage: Stage::Taken };
+            assert_eq!(transaction.list_primacies("", 10)?, [row]);
+            assert_eq!(transaction.get_succession(&account, 3)?, Some(place));
+            assert_eq!(transaction.miscounted()?, Vec::<String>::new());
+            Ok::<_, MetadataError>(())
+        })
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

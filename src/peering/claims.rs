@@ -67,6 +67,15 @@ impl AccountClaims for FederationClaims {
         claimed.is_some_and(|claimed| claimed.owner == self.federation.node())
     }
 
+    fn primary_epoch(&self, account: &AccountName) -> Option<u64> {
+        let claimed = self.federation.state().account(account)?;
+        (claimed.owner == self.federation.node()).then_some(claimed.epoch)
+    }
+
+    fn version(&self) -> u64 {
+        self.federation.state().applied()
+    }
+
     fn majority_age(&self) -> Option<Duration> {
         self.federation.majority_contact_age()
     }

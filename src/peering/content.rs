@@ -6,10 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
+use keppel_federation::Federation;
 use keppel_federation::content::Content;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
 
 use super::messages::{Answer, ExternalAnswer, Question, ReferrerItem, Refusal, Target, decode, encode};
+use super::succession;
 use crate::external::{ExternalManifest, ManifestAnswer};
 use crate::registry::{ManifestTarget, Registry, RegistryError};
 
@@ -28,12 +30,13 @@ const KEEP_PATIENCE: Duration = Duration::from_secs(15);
 /// Answers other members from a registry.
 pub struct RegistryContent {
     registry: Registry,
+    federation: Federation,
 }
 
 impl RegistryContent {
     /// Hands out what this registry has.
-    pub fn new(registry: Registry) -> Self {
-        Self { registry }
+    pub fn new(registry: Registry, federation: Federation) -> Self {
+        Self { registry, federation }
     }
 
     async fn answer_question(&self, from: NodeId, question: Question) -> Result<Answer, Refused> {
@@ -83,6 +86,9 @@ impl RegistryContent {
                 }))
             }
             Question::Follow(request) => Ok(Answer::Followed(registry.follow(from, request).await?)),
+            Question::Succession(question) => {
+                Ok(Answer::Succession(succession::answer(&self.federation, registry, from, question).await))
+            }
             for_primary => self.answer_as_primary(from, for_primary).await,
         }
     }
@@ -124,6 +130,7 @@ impl RegistryContent {
             }
             Question::Tags { repository, after, limit } => {
                 let page = registry.list_tags(&repository, after.as_deref(), limit as usize).await?;
+                refuse_stale(page.is_stale)?;
                 Ok(Answer::Tags { items: page.items, more: page.more })
             }
             Question::Referrers { repository, subject, artifact_type, after, limit } => {
@@ -131,6 +138,7 @@ impl RegistryContent {
                 let page = registry
                     .list_referrers(&repository, &subject, artifact_type, after.as_ref(), limit as usize)
                     .await?;
+                refuse_stale(page.is_stale)?;
                 let items = page.items.into_iter().map(|referrer| ReferrerItem {
                     media_type: referrer.media_type,
                     digest: referrer.digest,
@@ -189,6 +197,7 @@ impl RegistryContent {
             | Question::Follow(_)
             | Question::Keep { .. }
             | Question::External { .. }
+            | Question::Succession(_)
             | Question::Hold { .. } => Err(Refused(Refusal::Trouble)),
         }
     }
@@ -198,7 +207,7 @@ impl Question {
     /// The account that it is about, where that is one.
     fn account(&self) -> Option<AccountName> {
         match self {
-            Self::Follow(_) | Self::Backlog { .. } => None,
+            Self::Follow(_) | Self::Backlog { .. } | Self::Succession(_) => None,
             Self::Sums { account, .. } => Some(account.clone()),
             Self::Manifest { repository, .. }
             | Self::BlobSize { repository, .. }
@@ -229,6 +238,11 @@ impl Content for RegistryContent {
     }
 }
 
+/// A list that may be out of date is none: the asker has one of that kind itself.
+fn refuse_stale(is_stale: bool) -> Result<(), Refused> {
+    if is_stale { Err(Refused(Refusal::NotPrimary)) } else { Ok(()) }
+}
+
 /// Lets `?` turn the registry's errors into words for the asker.
 struct Refused(Refusal);
 
@@ -253,6 +267,7 @@ impl From<RegistryError> for Refused {
             E::CopiesMissing { wanted, held, reason, .. } => Refusal::CopiesMissing { wanted, held, reason },
             E::StorageFull => Refusal::StorageFull,
             E::AccountElsewhere { .. } => Refusal::NotPrimary,
+            E::AccountMoving { .. } => Refusal::Moving,
             E::RefusedElsewhere { .. }
             | E::TagProtected { .. }
             | E::QuotaExceeded { .. }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::content::BACKLOGS_MAX;
 use super::messages::{Answer, Question, decode, encode};
+use super::succession::{self, Roles};
 use super::upstream::reason_of;
 use crate::model::uptime;
 use crate::registry::{CopyLag, FollowAnswer, FollowRequest, NewsKind, Place, Registry, RegistryError};
@@ -86,6 +87,7 @@ struct Shared {
 async fn run(shared: Arc<Shared>) {
     let mut conversations = JoinSet::new();
     let mut talking = BTreeSet::new();
+    let mut roles = Roles::default();
     let mut replicas_at = Instant::now();
     let interval = TEND_INTERVAL.min(shared.lease / 8);
     loop {
@@ -96,6 +98,7 @@ async fn run(shared: Arc<Shared>) {
             replicas_at = Instant::now() + REPLICAS_INTERVAL;
             shared.want_replicas();
         }
+        succession::tend(&shared.federation, &shared.registry, &mut roles);
         for node in shared.plan().await {
             if talking.insert(node) {
                 let shared = shared.clone();
@@ -145,6 +148,8 @@ impl Shared {
         let mut over = Vec::new();
         for (account, _) in self.registry.copy_places() {
             match state.account(&account) {
+                // What was recorded here before it became a copy is sorted out first, and the other way round.
+                Some(_) if self.registry.is_between_roles(&account) => {}
                 Some(claimed) if claimed.owner == node => over.push((account, false)),
                 Some(claimed) => drop(accounts.entry(claimed.owner).or_default().insert(account)),
                 // A node that has just joined does not know yet what there is.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::external::ExternalError;
 use crate::metadata::{Cursor, PulledNames, RepositorySums};
-use crate::registry::{FollowAnswer, FollowRequest};
+use crate::registry::{FollowAnswer, FollowRequest, Readiness};
 
 const VERSION: u8 = 1;
 
@@ -62,6 +62,27 @@ pub(super) enum Question {
     NotePulls { repository: RepositoryName, pulled: PulledNames },
     /// From the primary: ask the registry outside that the account mirrors.
     External { repository: RepositoryName, reference: String, known: Option<Digest> },
+    /// About one primary after another.
+    Succession(SuccessionQuestion),
+}
+
+/// What nodes ask each other when the primary of an account changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum SuccessionQuestion {
+    /// How much of the account is there.
+    Readiness { account: AccountName },
+    /// Follow it, fetch what is missing for a while, and say how much is there then.
+    Prepare { account: AccountName },
+    /// Become the primary, with the consent of the one that is.
+    TakeOver { account: AccountName, epoch: u64 },
+    /// Become the primary without it.
+    FailOver { account: AccountName, epoch: u64 },
+    /// Take no writes for so long, so that the asker can become the primary.
+    HandOver { account: AccountName, epoch: u64, window_ms: u64 },
+    /// It did not come to that.
+    Keep { account: AccountName, epoch: u64 },
+    /// Where in the log of the primary before the node was when it began this epoch.
+    Place { account: AccountName, epoch: u64 },
 }
 
 /// Under which name a manifest is pushed.
@@ -135,6 +156,8 @@ pub(super) enum Answer {
     /// It is on disk.
     Noted,
     External(ExternalAnswer),
+    /// About one primary after another.
+    Succession(SuccessionAnswer),
 }
 
 /// What a registry outside said.
@@ -143,6 +166,25 @@ pub(super) enum ExternalAnswer {
     Absent,
     Same,
     Found { digest: Option<Digest>, media_type: String, bytes: Vec<u8> },
+}
+
+/// The answer to a question about that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum SuccessionAnswer {
+    Readiness(Readiness),
+    /// No writes are taken, and this is the end of the log.
+    HandingOver {
+        head: Cursor,
+    },
+    /// The node is the primary, with this epoch.
+    Taken {
+        epoch: u64,
+    },
+    Noted,
+    /// There; or the node knows nothing of that epoch.
+    Place(Option<Cursor>),
+    /// Why not, in words for the operator.
+    Refused(String),
 }
 
 /// A referrer in a page.
@@ -213,6 +255,8 @@ pub(super) enum Refusal {
         held: u8,
         reason: String,
     },
+    /// The account is on its way to another node: ask again, there perhaps.
+    Moving,
 }
 
 /// Bytes are not the message they should be.

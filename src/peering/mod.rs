@@ -7,6 +7,7 @@
 //! | [`records`] | users, robots, keys and accounts for the auth room |
 //! | [`upstream`] | asks other regions for what is not here, and hands them what was pushed here |
 //! | [`content`] | answers other regions from what is here |
+//! | [`succession`] | has another node become the primary of an account, and sees to it that it does |
 //! | [`follow`] | follows other regions' changes, and tends the leases of this one's |
 //! | [`backfill`] | keeps replicas whole that are to hold everything |
 //! | [`wait`] | has regions hold everything of an image |
@@ -21,5 +22,6 @@ pub mod content;
 pub mod follow;
 mod messages;
 pub mod records;
+pub mod succession;
 pub mod upstream;
 pub mod wait;

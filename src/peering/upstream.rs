@@ -101,6 +101,7 @@ fn kind_of(question: &Question) -> &'static str {
         Question::Backlog { .. } => "backlog",
         Question::NotePulls { .. } => "pull_times",
         Question::External { .. } => "external",
+        Question::Succession(_) => "succession",
     }
 }
 
@@ -123,8 +124,12 @@ fn refused(
 ) -> RegistryError {
     use RegistryError as E;
     let repository = repository.clone();
+    let moving = |reason: &str| E::AccountMoving { account: repository.account(), reason: reason.to_owned() };
     match refusal {
-        Refusal::NotPrimary => unreachable("it says that it is not the primary".into()),
+        // Whoever writes asks again: by then it is known here, too, where the account is.
+        Refusal::NotPrimary if is_write(question) => moving("the region that is asked is not its primary by now"),
+        Refusal::Moving if is_write(question) => moving("it is being moved to another region"),
+        Refusal::NotPrimary | Refusal::Moving => unreachable("it says that it is not the primary".into()),
         Refusal::ManifestInvalid { reason } => E::ManifestInvalid { reason },
         Refusal::ManifestTooLarge { limit_bytes } => E::ManifestTooLarge { limit_bytes },
         Refusal::ManifestBlobsUnknown { digests } => E::ManifestBlobsUnknown { digests },
@@ -148,6 +153,11 @@ fn refused(
         }
         Refusal::Trouble => unreachable("something went wrong there; its log says what".into()),
     }
+}
+
+fn is_write(question: &Question) -> bool {
+    use Question as Q;
+    matches!(question, Q::PutManifest { .. } | Q::DeleteManifest { .. } | Q::DeleteTag { .. } | Q::DeleteBlob { .. })
 }
 
 fn reference_of(question: &Question) -> Option<Reference> {

@@ -111,7 +111,10 @@ impl Registry {
             return self.load_external_blob(&mirror, repository, digest, to_read).await;
         }
         let Some(elsewhere) = self.inner.elsewhere(&account) else {
-            return self.load_damaged_blob(repository, digest, to_read).await?.ok_or(unknown);
+            if let Some(blob) = self.load_damaged_blob(repository, digest, to_read).await? {
+                return Ok(blob);
+            }
+            return self.load_missing_blob(repository, digest, to_read).await?.ok_or(unknown);
         };
         let (size_bytes, place) = match to_read {
             true => {

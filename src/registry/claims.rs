@@ -47,6 +47,17 @@ pub trait AccountClaims: Send + Sync + 'static {
     /// Whether this node is primary for the account, as far as it knows. From memory.
     fn is_primary(&self, account: &AccountName) -> bool;
 
+    /// The epoch of the claim that makes this node primary for the account; `None`: it is not, or there are no epochs. From
+    /// memory: it is asked inside transactions.
+    fn primary_epoch(&self, _: &AccountName) -> Option<u64> {
+        None
+    }
+
+    /// Grows whenever who is primary may have changed. From memory.
+    fn version(&self) -> u64 {
+        0
+    }
+
     /// How long ago a majority of the federation was last known to stand behind what this node knows; `None`: not since
     /// it started.
     fn majority_age(&self) -> Option<Duration>;

@@ -44,7 +44,9 @@ impl Registry {
             .metadata
             .write(move |transaction| {
                 let (mut gone, mut changed, mut bytes) = (Vec::new(), Vec::new(), 0);
-                if inner.elsewhere(&repository.account()).is_some() {
+                let account = repository.account();
+                if inner.check_primacy(&account).is_err() || inner.is_in_disorder(&account) || inner.is_quiet(&account)
+                {
                     return Ok((gone, bytes));
                 }
                 for (manifest, facts) in decided {

@@ -144,7 +144,7 @@ impl Registry {
                 }
                 if let Step::Gone = step {
                     inner.settled(&repository.account()).await;
-                    return Ok(());
+                    return inner.check_still_primary(&repository.account());
                 }
             }
         })
@@ -180,6 +180,7 @@ impl Inner {
         repository: &RepositoryName,
         guard: Guard,
     ) -> Result<(Step, Vec<keppel_federation::vocabulary::StorageKey>), RegistryError> {
+        self.check_primacy(&repository.account())?;
         let Some(id) = transaction.get_repository(repository)? else { return Ok((Step::Gone, Vec::new())) };
         let manifests = transaction.list_manifests(id, None, BATCH)?;
         if !manifests.is_empty() {

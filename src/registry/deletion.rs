@@ -2,6 +2,7 @@
 
 use keppel_federation::vocabulary::{Digest, Reference, RepositoryName, Tag};
 
+use super::succession::{MovePatience, moving};
 use super::{Deletion, Registry, RegistryError, to_the_end};
 use crate::metadata::{RepositoryId, WriteTransaction};
 
@@ -16,12 +17,24 @@ impl Registry {
     /// [`RegistryError::ManifestUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::ManifestHasParent`],
     /// [`RegistryError::TagProtected`], or our own trouble.
     pub async fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
+        let patience = MovePatience::begin();
+        loop {
+            let deleted = self.try_delete_manifest(repository, digest).await;
+            if !patience.tries_again(&deleted).await {
+                return deleted;
+            }
+        }
+    }
+
+    async fn try_delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
         if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
             return self.inner.delete_at(&elsewhere, repository, Deletion::Manifest(*digest)).await;
         }
         let (inner, repository, digest) = (self.inner.clone(), repository.clone(), *digest);
         let account = repository.account();
+        self.inner.await_first_word(&account).await?;
         let deleted = self.inner.metadata.write(move |transaction| {
+            inner.check_primacy(&repository.account())?;
             let id = load_repository(transaction, &repository)?;
             let Some((manifest, _)) = transaction.get_manifest_id(id, &digest)? else {
                 return Err(RegistryError::ManifestUnknown { repository, reference: Reference::Digest(digest) });
@@ -38,7 +51,7 @@ impl Registry {
         });
         deleted.await?;
         self.inner.settled(&account).await;
-        Ok(())
+        self.inner.check_still_primary(&account)
     }
 
     /// Deletes a tag and keeps the manifest.
@@ -51,12 +64,24 @@ impl Registry {
     /// [`RegistryError::ManifestUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::TagProtected`], or our
     /// own trouble.
     pub async fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), RegistryError> {
+        let patience = MovePatience::begin();
+        loop {
+            let deleted = self.try_delete_tag(repository, tag).await;
+            if !patience.tries_again(&deleted).await {
+                return deleted;
+            }
+        }
+    }
+
+    async fn try_delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), RegistryError> {
         if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
             return self.inner.delete_at(&elsewhere, repository, Deletion::Tag(tag.clone())).await;
         }
         let (inner, repository, tag) = (self.inner.clone(), repository.clone(), tag.clone());
         let account = repository.account();
+        self.inner.await_first_word(&account).await?;
         let deleted = self.inner.metadata.write(move |transaction| {
+            inner.check_primacy(&repository.account())?;
             let id = load_repository(transaction, &repository)?;
             if transaction.get_tagged(id, tag.as_str())?.is_some() {
                 inner.check_tag_deletion(&repository, [tag.as_str()])?;
@@ -69,7 +94,7 @@ impl Registry {
         });
         deleted.await?;
         self.inner.settled(&account).await;
-        Ok(())
+        self.inner.check_still_primary(&account)
     }
 
     /// Takes a blob out of a repository; its bytes go with its last place in the account.
@@ -82,13 +107,27 @@ impl Registry {
     /// [`RegistryError::BlobUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::BlobInUse`], or our own
     /// trouble.
     pub async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
+        let patience = MovePatience::begin();
+        loop {
+            let deleted = self.try_delete_blob(repository, digest).await;
+            if !patience.tries_again(&deleted).await {
+                return deleted;
+            }
+        }
+    }
+
+    async fn try_delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
         if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
             return self.inner.delete_at(&elsewhere, repository, Deletion::Blob(*digest)).await;
         }
         let (inner, repository, digest) = (self.inner.clone(), repository.clone(), *digest);
         to_the_end(async move {
-            let account = repository.account();
+            let (account, this) = (repository.account(), inner.clone());
             let unneeded = inner.metadata.write(move |transaction| {
+                this.check_primacy(&repository.account())?;
+                if this.is_in_disorder(&repository.account()) {
+                    return Err(moving(&repository.account(), "which blobs are in use is being looked up"));
+                }
                 let id = load_repository(transaction, &repository)?;
                 let blob = transaction.get_mounted_blob(id, &digest)?;
                 let blob = blob.ok_or(RegistryError::BlobUnknown { digest })?;

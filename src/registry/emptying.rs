@@ -58,6 +58,7 @@ impl Registry {
                     }
                 }
             }
+            transaction.delete_all_divergent(account)?;
             let usage = transaction.account_usage(account)?.unwrap_or_default();
             let is_empty = transaction.list_account_repositories(account, "", 1)?.is_empty()
                 && transaction.list_blobs(account, None, 1)?.is_empty();
@@ -79,10 +80,14 @@ impl Registry {
         inner.storage.remove_space(name).await?;
         let wanted = name.clone();
         let removed = inner.metadata.write(move |transaction| match transaction.get_account(&wanted)? {
-            Some(account) => transaction.delete_account(account),
+            Some(account) => {
+                transaction.delete_primacy(&wanted)?;
+                transaction.delete_account(account)
+            }
             None => Ok(()),
         });
         removed.await.map_err(RegistryError::Metadata)?;
+        inner.primacies.remove(name);
         Ok(AccountStep::Empty)
     }
 }

@@ -136,6 +136,14 @@ pub enum RegistryError {
         /// What is in the way.
         reason: String,
     },
+    /// The account is on its way from one region to another, so that nothing can be said or done about it for a moment.
+    #[error("account {account} is on its way between regions: {reason}")]
+    AccountMoving {
+        /// Its name.
+        account: AccountName,
+        /// How.
+        reason: String,
+    },
     /// The region that decides about the account refuses, for a reason of its own.
     #[error("{reason}")]
     RefusedElsewhere {

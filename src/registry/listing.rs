@@ -41,8 +41,7 @@ impl Registry {
         let limit = limit.min(self.inner.options.page_size_max);
         let Some(elsewhere) = self.inner.elsewhere(&repository.account()) else {
             let read = self.inner.read_tags(repository, after, limit).await;
-            self.inner.settled(&repository.account()).await;
-            return read;
+            return self.inner.as_primary(&repository.account(), read).await;
         };
         let before = self.inner.fresh(&elsewhere, repository);
         if before.is_some() {

@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use keppel_federation::vocabulary::AccountName;
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 
@@ -101,6 +102,16 @@ impl ManifestCache {
         }
     }
 
+    /// Takes out all of an account.
+    pub(super) fn evict_account(&self, account: &AccountName) {
+        // Whoever is reading must not put anything in afterwards.
+        for generation in &self.generations {
+            generation.fetch_add(1, Ordering::SeqCst);
+        }
+        let is_of = |repository: &str| repository.split('/').next() == Some(account.as_str());
+        self.entries.retain(|key, _| !is_of(&key.repository));
+    }
+
     fn shard(&self, repository: &str) -> &AtomicU64 {
         let mut hasher = self.sharding.build_hasher();
         hasher.write(repository.as_bytes());
@@ -129,6 +140,20 @@ mod tests {
         assert!(cache.get("acme/app", "v1").is_none());
         cache.insert(key("v1"), &old, cache.generation("acme/app"));
         assert!(cache.get("acme/app", "v1").is_some());
+    }
+
+    #[test]
+    fn an_account_goes_with_all_its_manifests_and_what_was_being_read() {
+        let cache = ManifestCache::new(1 << 20);
+        let manifest = Arc::new(Manifest::for_test(b"it"));
+        let other = || CacheKey { repository: "acme-two/app".into(), reference: "v1".into() };
+        let before = cache.generation("acme/app");
+        cache.insert(key("v1"), &manifest, before);
+        cache.insert(other(), &manifest, cache.generation("acme-two/app"));
+        cache.evict_account(&AccountName::parse("acme").unwrap());
+        cache.insert(key("v2"), &manifest, before);
+        assert!(cache.get("acme/app", "v1").is_none() && cache.get("acme/app", "v2").is_none());
+        assert!(cache.get("acme-two/app", "v1").is_some());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use sha2::Digest as _;
 
 use super::elsewhere::is_followed;
 use super::manifest_cache::CacheKey;
+use super::succession::MovePatience;
 use super::{Inner, Registry, RegistryError};
 use crate::metadata::{BlobId, NewManifest, Reader, RepositoryId, Usage, WriteTransaction};
 use crate::model::{Descriptor, ImageConfig, ManifestDescription, ManifestKind};
@@ -77,6 +78,22 @@ impl Registry {
         media_type: Option<&str>,
         bytes: Bytes,
     ) -> Result<PutManifest, RegistryError> {
+        let patience = MovePatience::begin();
+        loop {
+            let put = self.try_put_manifest(repository, target.clone(), media_type, bytes.clone()).await;
+            if !patience.tries_again(&put).await {
+                return put;
+            }
+        }
+    }
+
+    async fn try_put_manifest(
+        &self,
+        repository: &RepositoryName,
+        target: ManifestTarget,
+        media_type: Option<&str>,
+        bytes: Bytes,
+    ) -> Result<PutManifest, RegistryError> {
         let limit_bytes = self.inner.options.manifest_size_max_bytes;
         if bytes.len() as u64 > limit_bytes {
             return Err(RegistryError::ManifestTooLarge { limit_bytes });
@@ -112,6 +129,7 @@ impl Registry {
         let sequence = recorded.await?;
         self.inner.settled(&account).await;
         self.inner.ensure_spread(&account, spread, sequence).await?;
+        self.inner.check_still_primary(&account)?;
         Ok(put)
     }
 }
@@ -171,9 +189,11 @@ pub(super) async fn record_from_elsewhere(
     let checked = parsing.await.map_err(|_| RegistryError::Interrupted)??;
     let metadata = inner.metadata.clone();
     let writer = inner.clone();
-    let recorded = metadata.write(move |transaction| match is_followed(transaction, repository.account_str())? {
-        true => Ok(()),
-        false => record(&writer, transaction, &repository, checked, Origin::Elsewhere),
+    let recorded = metadata.write(move |transaction| {
+        match is_followed(transaction, repository.account_str())? || writer.is_stepping_down(&repository.account()) {
+            true => Ok(()),
+            false => record(&writer, transaction, &repository, checked, Origin::Elsewhere),
+        }
     });
     recorded.await
 }
@@ -218,6 +238,9 @@ fn record(
     origin: Origin,
 ) -> Result<(), RegistryError> {
     let now = inner.clock.now();
+    if origin == Origin::Client {
+        inner.check_primacy(&repository.account())?;
+    }
     let account = inner.account_for_push(transaction, &repository.account())?;
     let id = transaction.ensure_repository(account, repository, now)?;
     let description = checked.description;

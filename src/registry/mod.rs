@@ -33,6 +33,7 @@ mod pulls;
 mod quotas;
 mod referrers;
 mod rules;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod upload_sessions;
@@ -62,6 +63,7 @@ pub use pulls::Manifest;
 pub use quotas::{Quota, QuotaChange, QuotaReport};
 pub use referrers::Referrer;
 pub use rules::{AccountRules, TagChange};
+pub use succession::{DivergentEntry, Handover, PushedAgain, Readiness};
 pub use uploads::{UploadBody, UploadStatus};
 
 use std::sync::{Arc, OnceLock};
@@ -70,7 +72,7 @@ use std::time::Duration;
 use keppel_federation::vocabulary::{AccountName, ParseError, RepositoryName, StorageKey, UploadId};
 
 use crate::metadata::{Metadata, WriteTransaction};
-use crate::model::Clock;
+use crate::model::{Clock, uptime};
 use crate::storage::Storage;
 use audit::AuditLog;
 use elsewhere::{Backfills, Copies, Elsewhere, Flights};
@@ -80,6 +82,7 @@ use in_progress::InProgress;
 use manifest_cache::ManifestCache;
 use pull_times::PullTimes;
 use pulled::PulledUses;
+use succession::Primacies;
 use tokio::sync::Semaphore;
 use upload_sessions::UploadSessions;
 
@@ -166,6 +169,9 @@ struct Inner {
     copies: Copies,
     backfills: Backfills,
     feed: Arc<Feed>,
+    primacies: Primacies,
+    /// When it was, as uptime.
+    started: Duration,
     cache: ManifestCache,
     pull_times: PullTimes,
     pulled_uses: PulledUses,
@@ -208,6 +214,8 @@ impl Registry {
             flights: Flights::default(),
             copies: Copies::default(),
             backfills: Backfills::default(),
+            primacies: Primacies::default(),
+            started: uptime(),
             feed,
         };
         Self { inner: Arc::new(inner) }
@@ -334,7 +342,14 @@ impl Inner {
             }
         }
         match asked {
-            Ok(()) => self.refuse_when_full(&account).await.map(|()| None),
+            Ok(()) => {
+                self.await_first_word(&account).await?;
+                match self.elsewhere(&account) {
+                    // It was news.
+                    Some(elsewhere) => Ok(Some(elsewhere)),
+                    None => self.refuse_when_full(&account).await.map(|()| None),
+                }
+            }
             Err(ClaimRefusal::Deleting) => Err(RegistryError::AccountDeleting { account }),
             Err(ClaimRefusal::Unclaimed) => Err(RegistryError::AccountUnknown { account }),
             Err(ClaimRefusal::Elsewhere { region }) => match self.elsewhere(&account) {
@@ -354,6 +369,9 @@ impl Inner {
         // It may have been marked since the push began; what came through would be left over.
         if self.claims.is_deleting(account) {
             return Err(RegistryError::AccountDeleting { account: account.clone() });
+        }
+        if !self.is_copy(account) {
+            self.note_primacy(transaction, account)?;
         }
         match transaction.get_account(account)? {
             Some(id) => Ok(id),

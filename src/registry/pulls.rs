@@ -90,7 +90,9 @@ impl Registry {
     /// A manifest from memory, by full repository name and reference as text. What it gives is current. `None` says
     /// nothing: ask [`Self::load_manifest`]. Counts no pull.
     pub fn cached_manifest(&self, repository: &str, reference: &str) -> Option<Arc<Manifest>> {
-        self.inner.cache.get(repository, reference).filter(|_| self.inner.feed.has_authority())
+        // Before as well: an account that has another primary is taken out before the authority is renewed.
+        let cached = self.inner.feed.has_authority().then(|| self.inner.cache.get(repository, reference)).flatten();
+        cached.filter(|_| self.inner.feed.has_authority())
     }
 
     /// A manifest by tag or digest, from wherever it is. Counts no pull: see [`Self::note_pull`].
@@ -124,13 +126,17 @@ impl Registry {
         let manifest = match self.inner.manifest_of_others(repository, reference, first_pull).await? {
             None => {
                 let is_tag = matches!(reference, Reference::Tag(_));
+                let account = repository.account();
                 let read = self.inner.read_manifest(repository, reference).await;
-                if is_tag {
+                if is_tag && self.inner.speaks_for(&account) {
                     // Whoever has seen this must not be shown what was before in another region.
-                    self.inner.settled(&repository.account()).await;
+                    self.inner.settled(&account).await;
                 }
-                let manifest = read?;
-                if is_tag && !self.inner.confirm_authority().await {
+                let manifest = match read {
+                    Ok(manifest) => manifest,
+                    Err(unknown) => return self.inner.knows_absence(&account).await.and(Err(unknown)),
+                };
+                if is_tag && !(self.inner.confirm_authority().await && self.inner.speaks_for(&account)) {
                     metrics::counter!("keppel_stale_answers_total").increment(1);
                     return Ok(Arc::new(manifest.stale()));
                 }

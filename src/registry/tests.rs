@@ -13,6 +13,7 @@ use crate::storage::FilesystemOptions;
 
 mod following;
 mod rules;
+mod succession;
 
 const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";

@@ -61,6 +61,28 @@ impl Region {
         said
     }
 
+    /// What another command of the operator says, which must fail.
+    pub fn refuse(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().expect("it runs");
+        assert!(!output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// A command of the operator about this region, not run yet.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keppel"));
+        command.args(arguments).arg("--data").arg(self.server.data()).stdin(Stdio::null());
+        command
+    }
+
+    /// The region that is primary of an account, as this region knows.
+    pub fn primary_of(&self, account: &str) -> String {
+        let accounts: serde_json::Value = serde_json::from_str(&self.told(&["accounts", "--json"])).expect("JSON");
+        let accounts = accounts.as_array().expect("a list");
+        let found = accounts.iter().find(|it| it["name"] == account);
+        found.map_or(String::new(), |it| it["region"].as_str().expect("a name").to_owned())
+    }
+
     /// Starts it again on its data; connections of before are not tried again.
     pub fn restart(&mut self) {
         self.server.restart();

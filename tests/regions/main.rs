@@ -11,6 +11,7 @@ mod federation;
 mod healing;
 mod leases;
 mod mirrors;
+mod moves;
 mod pulls;
 mod pushes;
 mod sync;

@@ -12,6 +12,9 @@ pub(super) fn change_of(request: &Request, uid: u32) -> Option<AuditEvent> {
     let (action, kind, target) = match request {
         Request::Members
         | Request::Hold { .. }
+        | Request::FindCandidate { .. }
+        | Request::Prepare { .. }
+        | Request::ListDivergent { .. }
         | Request::Status
         | Request::Accounts { .. }
         | Request::JanitorStatus
@@ -23,6 +26,10 @@ pub(super) fn change_of(request: &Request, uid: u32) -> Option<AuditEvent> {
         Request::Join { .. } => ("create", "membership", String::new()),
         Request::Remove { node } => ("delete", "member", node.clone()),
         Request::SetVoters { nodes } => ("update", "voters", nodes.join(" ")),
+        Request::Install { account, by_force: false, .. } => ("move", "account", account.to_string()),
+        Request::Install { account, by_force: true, .. } => ("failover", "account", account.to_string()),
+        Request::PushDivergent { account } => ("push/divergent", "account", account.to_string()),
+        Request::DropDivergent { account } => ("drop/divergent", "account", account.to_string()),
         Request::People { people } => match people {
             P::ListUsers | P::ListRobots | P::ListKeys => return None,
             P::AddUser { name, .. } => ("create", "user", name.clone()),

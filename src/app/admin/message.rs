@@ -6,6 +6,7 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Region, Reposit
 
 use crate::auth::{PeopleAnswer, PeopleRequest};
 use crate::janitor::{JanitorStatus, RunReport, ScrubProgress};
+use crate::registry::{DivergentEntry, PushedAgain, Readiness};
 
 /// What an operator asks of a running node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,6 +53,48 @@ pub enum Request {
         reference: String,
         /// The regions.
         regions: Vec<Region>,
+    },
+    /// Which node of a region would become the primary of an account, and what that would mean.
+    FindCandidate {
+        /// The account.
+        account: AccountName,
+        /// The region.
+        region: Region,
+    },
+    /// Have a node follow an account and fetch what it lacks, for a while.
+    Prepare {
+        /// The account.
+        account: AccountName,
+        /// The node.
+        node: NodeId,
+    },
+    /// Have a node become the primary of an account.
+    Install {
+        /// The account.
+        account: AccountName,
+        /// The node.
+        node: NodeId,
+        /// The epoch that the account is in.
+        epoch: u64,
+        /// Without the primary.
+        by_force: bool,
+    },
+    /// What only this node has of an account that it was the primary of.
+    ListDivergent {
+        /// The account.
+        account: AccountName,
+        /// Entries at most.
+        limit: usize,
+    },
+    /// Push that to the primary.
+    PushDivergent {
+        /// The account.
+        account: AccountName,
+    },
+    /// Forget it.
+    DropDivergent {
+        /// The account.
+        account: AccountName,
     },
     /// Something about users and robots.
     People {
@@ -144,6 +187,38 @@ pub enum Answer {
         /// Each node of the regions.
         holdings: Vec<HoldingInfo>,
     },
+    /// Who would become the primary of an account.
+    Candidate {
+        /// The node, and what that would mean.
+        candidate: CandidateInfo,
+    },
+    /// How much of an account a node has.
+    Prepared {
+        /// That.
+        readiness: Readiness,
+    },
+    /// An account has another primary.
+    Moved {
+        /// The new epoch.
+        epoch: u64,
+    },
+    /// What only this node has.
+    Divergent {
+        /// The oldest entries.
+        entries: Vec<DivergentEntry>,
+        /// How many there are.
+        count: u64,
+    },
+    /// What came of pushing it.
+    PushedAgain {
+        /// That.
+        outcome: PushedAgain,
+    },
+    /// So many entries were dropped.
+    Dropped {
+        /// How many.
+        count: u64,
+    },
     /// It was not done.
     Refused {
         /// Why, in words.
@@ -196,6 +271,26 @@ pub struct AccountInfo {
     pub node: NodeId,
     /// How often that has changed, and more: later claims have larger ones.
     pub epoch: u64,
+    /// What this node is doing about it, in words.
+    #[serde(default)]
+    pub note: Option<String>,
+}
+
+/// The node that would become the primary of an account.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CandidateInfo {
+    /// The node.
+    pub node: NodeId,
+    /// Its region.
+    pub region: Region,
+    /// The epoch that the account is in.
+    pub epoch: u64,
+    /// The region that is primary now.
+    pub primary: Region,
+    /// Whether that answers.
+    pub primary_answers: bool,
+    /// How much the node has.
+    pub readiness: Readiness,
 }
 
 /// An account of another region that is followed.

@@ -8,8 +8,12 @@ mod client;
 mod message;
 mod server;
 mod socket;
+mod succession;
 
+pub use crate::registry::{DivergentEntry, Readiness};
 pub use client::{AdminError, ask};
 pub use keppel_federation::{FederationStatus, MemberStatus};
-pub use message::{AccountInfo, Answer, CopyInfo, EagerInfo, HoldingInfo, InvitedRole, MemberInfo, Request};
+pub use message::{
+    AccountInfo, Answer, CandidateInfo, CopyInfo, EagerInfo, HoldingInfo, InvitedRole, MemberInfo, Request,
+};
 pub(super) use server::AdminServer;

@@ -237,6 +237,7 @@ async fn carry_out(
                 region: account.region.clone(),
                 node: account.owner,
                 epoch: account.epoch,
+                note: registry.and_then(|registry| registry.primacy_word(&account.name)).map(str::to_owned),
             };
             Ok(Answer::Accounts { accounts: accounts.iter().map(|account| info(account)).collect() })
         }
@@ -254,6 +255,15 @@ async fn carry_out(
                 HoldingInfo { region: held.region, manifests, blobs, missing, problem }
             };
             Ok(Answer::Held { digest: held.0, holdings: held.1.into_iter().map(info).collect() })
+        }
+        Request::FindCandidate { .. }
+        | Request::Prepare { .. }
+        | Request::Install { .. }
+        | Request::ListDivergent { .. }
+        | Request::PushDivergent { .. }
+        | Request::DropDivergent { .. } => {
+            let registry = registry.ok_or("this node keeps no content")?;
+            super::succession::carry_out(federation, registry, request).await
         }
         Request::People { people: request } => {
             let people = people.carry_out(request).await.map_err(in_words)?;
@@ -313,7 +323,7 @@ fn find_member(federation: &Federation, text: &str) -> Result<NodeId, String> {
 }
 
 /// An error with all its causes.
-fn in_words(error: impl std::error::Error) -> String {
+pub(super) fn in_words(error: impl std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

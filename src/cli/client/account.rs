@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::super::federation::failure;
-use super::super::{Failure, say};
+use super::super::{Failure, moves, say};
 use super::http::{Client, escape};
 use super::output::{count, field, print, print_fields, print_json};
 use super::{Target, managed, policy::read_json};
@@ -85,6 +85,13 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Make another region the primary of an account. Nothing is lost, and clients go on; asks a node that runs here.
+    Move(moves::Move),
+    /// Make another region the primary of an account whose own is lost; asks a node that runs here.
+    Failover(moves::Failover),
+    /// Show what only this region has of an account that it was the primary of, to push it again or to drop it; asks a node
+    /// that runs here.
+    Divergent(moves::Divergent),
     /// Make a token, good once, with which another region makes a replica of an account.
     Sublease {
         /// The account.
@@ -141,7 +148,12 @@ pub(super) async fn save(
 
 impl Account {
     pub(in super::super) fn run(self) -> Result<(), Failure> {
-        let command = self.command;
+        let command = match self.command {
+            Command::Move(wish) => return wish.run(),
+            Command::Failover(wish) => return wish.run(),
+            Command::Divergent(wish) => return wish.run(self.target.json),
+            command => command,
+        };
         self.target.run(async |client, json| match command {
             Command::List => {
                 let answer = client.get("/keppel/v1/accounts").await?;
@@ -209,6 +221,8 @@ impl Account {
             }
             Command::Plan { file } => managed::plan(client, json, &file).await,
             Command::Apply { file, yes } => managed::apply(client, json, &file, yes).await,
+            // They ask no registry.
+            Command::Move(_) | Command::Failover(_) | Command::Divergent(_) => Ok(()),
             Command::Sublease { name } => {
                 let answer = client.post(&format!("{}/sublease", path(&name))).await?;
                 if json { print_json(&answer) } else { say(&format!("{}\n", field(&answer, "sublease_token"))) }
@@ -235,7 +249,7 @@ pub(super) fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
 }
 
 /// Asks whether something is to be done.
-pub(super) fn ask(yes: bool, verb: &str, what: &str, otherwise: &str) -> Result<(), Failure> {
+pub(in super::super) fn ask(yes: bool, verb: &str, what: &str, otherwise: &str) -> Result<(), Failure> {
     use std::io::{IsTerminal as _, Write as _};
     if yes {
         return Ok(());

@@ -23,7 +23,7 @@ mod policy;
 mod quota;
 mod server;
 
-pub(super) use account::Account;
+pub(super) use account::{Account, ask};
 pub(super) use content::{Manifest, Repo, Tag};
 pub(super) use login::{Login, Logout};
 pub(super) use peers::Peers;

@@ -127,7 +127,7 @@ impl Copies {
         self.wanted.notified().await;
     }
 
-    pub(super) fn forget(&self, account: &AccountName) {
+    pub(in crate::registry) fn forget(&self, account: &AccountName) {
         self.lock().copies.remove(account);
     }
 
@@ -177,7 +177,7 @@ impl Copies {
     }
 
     /// Whether exactly this place has been reached.
-    pub(super) fn is_at(&self, account: &AccountName, cursor: Cursor) -> bool {
+    pub(in crate::registry) fn is_at(&self, account: &AccountName, cursor: Cursor) -> bool {
         let state = self.lock();
         let copy = state.copies.get(account);
         copy.is_some_and(|copy| {
@@ -189,7 +189,7 @@ impl Copies {
     }
 
     /// Whether all of the account was here at some time.
-    pub(super) fn is_complete(&self, account: &AccountName) -> bool {
+    pub(in crate::registry) fn is_complete(&self, account: &AccountName) -> bool {
         let state = self.lock();
         state.copies.get(account).is_some_and(|copy| copy.state == FollowState::Following && !copy.wants_listing)
     }
@@ -280,6 +280,11 @@ impl Copies {
         let mut all: Vec<CopyStatus> = state.copies.iter().map(status).collect();
         all.sort_by(|a, b| a.account.cmp(&b.account));
         all
+    }
+
+    /// How far an account is; `None`: it is not followed.
+    pub(in crate::registry) fn status_of(&self, account: &AccountName) -> Option<CopyStatus> {
+        self.status().into_iter().find(|status| status.account == *account)
     }
 
     /// The node has answered: what it did not mention has not changed.

@@ -15,6 +15,7 @@ use crate::metadata::{Cursor, FollowRow, FollowState, ManifestCopy, NewManifest,
 use crate::model::ManifestDescription;
 use crate::registry::feed::messages::{Change, ChangeKind, ListPlace, News, NewsKind, Place, Slice};
 use crate::registry::manifest_push::{References, digest_of};
+use crate::registry::succession::moving;
 use crate::registry::{Inner, Registry, RegistryError};
 
 /// Manifests, or blobs, that are taken away in one transaction.
@@ -52,6 +53,11 @@ impl Registry {
     /// Follows an account of another region from now on.
     pub fn want_copy(&self, account: &AccountName) {
         self.inner.copies.want(account);
+    }
+
+    /// Whether all of an account of another region was here at some time.
+    pub fn has_copy(&self, account: &AccountName) -> bool {
+        self.inner.copies.is_complete(account)
     }
 
     /// Waits until another account is to be followed. Cancel-safe.
@@ -107,7 +113,7 @@ impl Registry {
             NewsKind::Events { changes, upto, head, confirmed } => {
                 inner.copies.change(&account, from);
                 let follow = FollowRow { account: account.clone(), state: FollowState::Following, cursor: upto };
-                inner.apply_changes(follow, changes).await?;
+                inner.apply_changes(from, follow, changes).await?;
                 inner.copies.moved(&account, upto, head, confirmed);
                 Ok(())
             }
@@ -117,7 +123,7 @@ impl Registry {
                     Some((_, Some(first))) => first,
                     _ => base,
                 };
-                inner.apply_page(&account, slices, next, base).await
+                inner.apply_page(from, &account, slices, next, base).await
             }
             NewsKind::Resync => {
                 tracing::info!(%account, "the primary's log does not reach back to this copy: it is listed anew");
@@ -140,7 +146,7 @@ impl Registry {
     /// Our own trouble.
     pub async fn unfollow(&self, account: &AccountName, gone: bool) -> Result<(), RegistryError> {
         if gone {
-            self.inner.take_away_between(account, "", None, true).await?;
+            self.inner.take_away_between(None, account, "", None, true).await?;
         }
         let name = account.clone();
         let ended = self.inner.metadata.write(move |transaction| transaction.delete_follow(&name));
@@ -185,7 +191,22 @@ fn repository_of(account: &AccountName, name: &str) -> Result<RepositoryName, Re
 }
 
 impl Inner {
-    async fn apply_changes(self: &Arc<Self>, follow: FollowRow, changes: Vec<Change>) -> Result<(), RegistryError> {
+    /// Refuses what a node tells that is not the primary by now, or while what was recorded here before it was is not sorted
+    /// out. To be asked inside the transaction that applies it.
+    fn check_teller(&self, from: NodeId, account: &AccountName) -> Result<(), RegistryError> {
+        let is_primary = self.elsewhere(account).is_some_and(|elsewhere| elsewhere.primary.node == from);
+        match is_primary && !self.is_stepping_down(account) {
+            true => Ok(()),
+            false => Err(moving(account, "who told this is not its primary by now")),
+        }
+    }
+
+    async fn apply_changes(
+        self: &Arc<Self>,
+        from: NodeId,
+        follow: FollowRow,
+        changes: Vec<Change>,
+    ) -> Result<(), RegistryError> {
         let mut manifests = Vec::new();
         for change in &changes {
             repository_of(&follow.account, &change.repository)?;
@@ -201,6 +222,7 @@ impl Inner {
         }
         let inner = self.clone();
         let applied = self.metadata.write(move |transaction| {
+            inner.check_teller(from, &follow.account)?;
             for change in &changes {
                 inner.apply_change(transaction, &follow.account, change, &prepared)?;
             }
@@ -347,16 +369,18 @@ impl Inner {
 
     async fn apply_page(
         self: &Arc<Self>,
+        from: NodeId,
         account: &AccountName,
         slices: Vec<Slice>,
         next: Option<ListPlace>,
         base: Cursor,
     ) -> Result<(), RegistryError> {
+        self.check_teller(from, account)?;
         let mut manifests = Vec::new();
         for slice in &slices {
             match slice {
                 Slice::Repository { after, name } => {
-                    self.take_away_between(account, after, name.as_deref(), false).await?;
+                    self.take_away_between(Some(from), account, after, name.as_deref(), false).await?;
                 }
                 Slice::Manifests { repository, manifests: listed, .. } => {
                     manifests.extend(listed.iter().map(|copy| (repository.clone(), copy.clone())));
@@ -369,6 +393,7 @@ impl Inner {
         let follow = FollowRow { account: account.clone(), state, cursor: base };
         let inner = self.clone();
         let applied = self.metadata.write(move |transaction| {
+            inner.check_teller(from, &follow.account)?;
             for slice in &slices {
                 inner.apply_slice(transaction, &follow.account, slice, &prepared)?;
             }
@@ -436,6 +461,7 @@ impl Inner {
     /// `with_blobs`: the repositories as well. Without, blobs stay that clients may just be pushing here.
     async fn take_away_between(
         self: &Arc<Self>,
+        teller: Option<NodeId>,
         account: &AccountName,
         after: &str,
         before: Option<&str>,
@@ -446,6 +472,9 @@ impl Inner {
             let (inner, account, last) = (self.clone(), account.clone(), after.clone());
             let before = before.map(str::to_owned);
             let step = self.metadata.write(move |transaction| {
+                if let Some(teller) = teller {
+                    inner.check_teller(teller, &account)?;
+                }
                 let Some((account_id, _)) = transaction.get_event_head(&account)? else { return Ok(None) };
                 let Some((id, found)) = transaction.get_next_repository(account_id, &last)? else { return Ok(None) };
                 if before.is_some_and(|before| found >= before) {

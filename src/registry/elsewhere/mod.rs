@@ -202,6 +202,24 @@ impl Inner {
         is_answer
     }
 
+    /// A list of an account whose primary is this node, marked unless that is sure. An empty one is only given when it is:
+    /// there may be something elsewhere.
+    pub(super) async fn as_primary<T>(
+        &self,
+        account: &AccountName,
+        read: Result<Page<T>, RegistryError>,
+    ) -> Result<Page<T>, RegistryError> {
+        if read.as_ref().map_or(true, |page| page.items.is_empty()) {
+            self.knows_absence(account).await?;
+        }
+        if self.speaks_for(account) {
+            self.settled(account).await;
+        }
+        let page = read?;
+        let is_stale = !(self.confirm_authority().await && self.speaks_for(account));
+        Ok(Page { is_stale, ..page })
+    }
+
     /// A list as the primary gave it, or, when it cannot be reached, as it was when it last told what is new. An empty
     /// one is not given like that: there may be something by now.
     pub(super) async fn or_as_known<T>(
@@ -355,7 +373,7 @@ impl Inner {
     pub(in crate::registry) async fn forget(self: &Arc<Self>, repository: &RepositoryName, what: &Deletion) {
         let (inner, name, deleted) = (self.clone(), repository.clone(), what.clone());
         let forgotten = self.metadata.write(move |transaction| {
-            if is_followed(transaction, name.account_str())? {
+            if is_followed(transaction, name.account_str())? || inner.is_stepping_down(&name.account()) {
                 // It comes as an event, in its place among the others.
                 return Ok(());
             }

@@ -20,8 +20,12 @@ pub(super) struct Holders {
     lease: Duration,
     sessions: HashMap<NodeId, Session>,
     accounts: HashMap<AccountName, Watched>,
-    /// Nodes that may hold leases from before this process started, and until when.
+    /// Nodes that may hold leases that they do not renew: from before this process started, or revoked; and until when.
     former: HashMap<NodeId, Duration>,
+    /// Accounts that nobody is granted: they are being handed over.
+    ungranted: HashSet<AccountName>,
+    /// Accounts that another node was primary of, whose promises may last until then: nothing is everywhere before.
+    quiet: HashMap<AccountName, Duration>,
 }
 
 struct Session {
@@ -69,7 +73,14 @@ pub(super) enum Settled {
 
 impl Holders {
     pub(super) fn new(lease: Duration) -> Self {
-        Self { lease, sessions: HashMap::new(), accounts: HashMap::new(), former: HashMap::new() }
+        Self {
+            lease,
+            sessions: HashMap::new(),
+            accounts: HashMap::new(),
+            former: HashMap::new(),
+            ungranted: HashSet::new(),
+            quiet: HashMap::new(),
+        }
     }
 
     /// How much longer a lease counts here than at its holder: clocks may run at different speeds.
@@ -80,6 +91,45 @@ impl Holders {
     /// A node may hold a lease of this length since before `now`.
     pub(super) fn recall(&mut self, node: NodeId, lease: Duration, now: Duration) {
         self.former.insert(node, now + self.counted(lease));
+    }
+
+    /// Nobody is granted an account from now on, and who was has to begin a new session, which voids all that was promised
+    /// in the one before. Until then, or until their leases end, [`Self::former_until`] says so.
+    pub(super) fn revoke(&mut self, account: &AccountName, now: Duration) {
+        self.sweep(now);
+        self.ungranted.insert(account.clone());
+        let is_granted = |session: &Session| session.held.get(account).is_some_and(|held| held.granted);
+        let granted = self.sessions.iter().filter(|(_, session)| is_granted(session));
+        let granted: Vec<(NodeId, Duration)> = granted.map(|(node, session)| (*node, session.lease_until)).collect();
+        for (node, until) in &granted {
+            // First, so that nothing counts as confirmed because the session ends.
+            self.former.insert(*node, *until);
+        }
+        for (node, _) in granted {
+            self.end(node, now);
+        }
+    }
+
+    /// The account may be granted again.
+    pub(super) fn allow(&mut self, account: &AccountName) {
+        self.ungranted.remove(account);
+    }
+
+    /// Until when leases may last that are not renewed any more; `None`: there are none.
+    pub(super) fn former_until(&mut self, now: Duration) -> Option<Duration> {
+        self.sweep(now);
+        self.former.values().max().copied()
+    }
+
+    /// Another node was primary of an account, and its promises may last until then.
+    pub(super) fn keep_quiet(&mut self, account: &AccountName, until: Duration) {
+        let known = self.quiet.entry(account.clone()).or_default();
+        *known = (*known).max(until);
+    }
+
+    /// Until when an account's former primary may have promised something; `None`: not any more.
+    pub(super) fn quiet_until(&self, account: &AccountName, now: Duration) -> Option<Duration> {
+        self.quiet.get(account).copied().filter(|until| *until > now)
     }
 
     /// Takes a request that arrived at `now`; `may_grant`: whether leases may be granted now. Gives what wakes the
@@ -187,7 +237,7 @@ impl Holders {
             watched.head = Some(head);
         }
         self.settle(account, now);
-        let may_grant = self.former.is_empty();
+        let may_grant = self.former.is_empty() && !self.ungranted.contains(account);
         let session = self.sessions.get_mut(&node).filter(|session| session.id == id)?;
         let held = session.held.get_mut(account)?;
         held.granted |= may_grant && session.with_lease && session.lease_until >= now && upto == head;
@@ -239,6 +289,9 @@ impl Holders {
     /// Whether everything up to an event is everywhere.
     pub(super) fn settled(&mut self, account: &AccountName, sequence: u64, now: Duration) -> Settled {
         self.sweep(now);
+        if let Some(until) = self.quiet_until(account, now) {
+            return Settled::NotBefore(until);
+        }
         if let Some(until) = self.former.values().min() {
             return Settled::NotBefore(*until);
         }
@@ -270,7 +323,13 @@ impl Holders {
         if before > 0 && self.former.is_empty() {
             self.settle_all(now);
         }
-        !over.is_empty() || before != self.former.len()
+        let loud = self.quiet.extract_if(|_, until| *until <= now).map(|(account, _)| account);
+        let loud: Vec<AccountName> = loud.collect();
+        for account in &loud {
+            self.settle(account, now);
+            self.stir_followers(account);
+        }
+        !over.is_empty() || before != self.former.len() || !loud.is_empty()
     }
 
     /// The nodes that hold a lease or may.
@@ -306,7 +365,7 @@ impl Holders {
 
     /// Moves the confirmed event forward as far as it may go.
     fn settle(&mut self, account: &AccountName, now: Duration) {
-        if !self.former.is_empty() {
+        if !self.former.is_empty() || self.quiet.contains_key(account) {
             return;
         }
         let Some(watched) = self.accounts.get_mut(account) else { return };
@@ -484,5 +543,57 @@ mod tests {
         // A request that was overtaken brings none.
         holders.take(node(1), request(4, true, 4), true, seconds(9)).unwrap();
         assert!(holders.take(node(1), request(3, true, 1), true, seconds(9)).is_none());
+    }
+
+    #[test]
+    fn a_revoked_account_is_granted_to_nobody_and_waited_for_until_new_sessions_begin() {
+        let mut holders = Holders::new(LEASE);
+        held(&mut holders, 1, seconds(1));
+        held(&mut holders, 2, seconds(1));
+        holders.advance(&acme(), at(4), seconds(2));
+        holders.revoke(&acme(), seconds(2));
+        assert!(holders.take(node(1), request(1, false, 4), true, seconds(2)).is_none(), "its session has ended");
+        assert!(holders.former_until(seconds(2)).is_some());
+        assert!(matches!(holders.settled(&acme(), 4, seconds(2)), Settled::NotBefore(_)), "they may still answer");
+        for number in [1, 2] {
+            holders.take(node(number), request(2, true, 3), true, seconds(3)).unwrap();
+            let told = holders.stand(node(number), 2, &acme(), (at(4), at(4)), seconds(3)).unwrap();
+            assert_eq!(told.confirmed, None, "granted to nobody");
+        }
+        assert_eq!(holders.former_until(seconds(3)), None);
+        assert_eq!(holders.settled(&acme(), 4, seconds(3)), Settled::Yes);
+        holders.allow(&acme());
+        let told = holders.stand(node(1), 2, &acme(), (at(4), at(4)), seconds(3)).unwrap();
+        assert!(told.confirmed.is_some());
+    }
+
+    #[test]
+    fn a_silent_holder_of_a_revoked_account_is_waited_for_as_long_as_its_lease_lasts() {
+        let mut holders = Holders::new(LEASE);
+        held(&mut holders, 1, seconds(1));
+        holders.revoke(&acme(), seconds(2));
+        let until = holders.former_until(seconds(2)).unwrap();
+        assert!(until >= seconds(1) + LEASE, "{until:?}");
+        assert_eq!(holders.former_until(until + Duration::from_millis(1)), None);
+    }
+
+    #[test]
+    fn nothing_is_everywhere_while_a_former_primary_may_have_promised_something() {
+        let mut holders = Holders::new(LEASE);
+        holders.keep_quiet(&acme(), seconds(20));
+        holders.take(node(1), request(1, true, 3), true, seconds(10)).unwrap();
+        let told = holders.stand(node(1), 1, &acme(), (at(3), at(3)), seconds(10)).unwrap();
+        assert_ne!(told.confirmed, Some(3), "it would answer with what may differ from another's answers");
+        assert_eq!(holders.settled(&acme(), 3, seconds(10)), Settled::NotBefore(seconds(20)));
+        let other = AccountName::parse("other").unwrap();
+        assert_eq!(holders.settled(&other, 3, seconds(10)), Settled::Yes);
+        // It renews its lease meanwhile.
+        for second in 11..20 {
+            holders.take(node(1), request(1, false, 3), true, seconds(second)).unwrap();
+        }
+        assert!(holders.sweep(seconds(20)));
+        let told = holders.stand(node(1), 1, &acme(), (at(3), at(3)), seconds(20)).unwrap();
+        assert_eq!(told.confirmed, Some(3));
+        assert_eq!(holders.settled(&acme(), 3, seconds(20)), Settled::Yes);
     }
 }

@@ -24,7 +24,7 @@ use self::holders::{Holders, Settled};
 use self::messages::{FollowAnswer, FollowRequest, News, NewsKind, Place};
 use self::outgoing::{ANSWER_BYTES, Found};
 use super::{Inner, Registry, RegistryError};
-use crate::metadata::EventHead;
+use crate::metadata::{EventHead, Stage};
 use crate::model::policy::Ack;
 use crate::model::uptime;
 
@@ -80,6 +80,43 @@ impl Feed {
 }
 
 impl Inner {
+    /// Ends what other nodes were promised about an account, and waits until they know or their leases have run out.
+    ///
+    /// Cancel safety: the account stays revoked.
+    pub(super) async fn revoke_leases(&self, account: &AccountName) {
+        self.feed.holders().revoke(account, uptime());
+        loop {
+            let mut moved = std::pin::pin!(self.feed.moved.notified());
+            moved.as_mut().enable();
+            let Some(until) = self.feed.holders().former_until(uptime()) else { break };
+            let left = until.saturating_sub(uptime()) + Duration::from_millis(1);
+            let _ = tokio::time::timeout(left, moved).await;
+        }
+        self.feed.moved.notify_waiters();
+    }
+
+    /// Leases of an account may be granted again.
+    pub(super) fn allow_leases(&self, account: &AccountName) {
+        self.feed.holders().allow(account);
+    }
+
+    /// For how long the promises of a primary may last that knows nothing of having a successor, counted from when it has
+    /// one: its own answers for a lease time, and then the leases that it granted at the end of that.
+    pub(super) fn promises_last(&self) -> Duration {
+        let lease = self.feed.lease;
+        lease * 2 + lease / 10 + Duration::from_millis(50)
+    }
+
+    /// Nothing of an account is acknowledged, or shown without a mark, before its former primary's promises have run out.
+    pub(super) fn keep_quiet(&self, account: &AccountName, lasting: Duration) {
+        self.feed.holders().keep_quiet(account, uptime() + lasting);
+    }
+
+    /// Whether a former primary of the account may have promised something still.
+    pub(super) fn is_quiet(&self, account: &AccountName) -> bool {
+        self.feed.holders().quiet_until(account, uptime()).is_some()
+    }
+
     /// Waits until everything that has happened in an account is with everyone who may answer for it. Ends with the last
     /// lease at the latest.
     ///
@@ -90,9 +127,11 @@ impl Inner {
         loop {
             let mut moved = std::pin::pin!(self.feed.moved.notified());
             moved.as_mut().enable();
-            let until = match self.feed.holders().settled(account, sequence, uptime()) {
+            let settled = self.feed.holders().settled(account, sequence, uptime());
+            let until = match settled {
                 Settled::Yes => break,
-                Settled::NotBefore(_) if self.is_acknowledged_at_primary(account) => break,
+                // What another primary may have promised is not theirs to do without.
+                Settled::NotBefore(_) if self.is_acknowledged_at_primary(account) && !self.is_quiet(account) => break,
                 Settled::NotBefore(until) => until,
             };
             let _ = tokio::time::timeout(until.saturating_sub(uptime()), moved).await;
@@ -148,7 +187,9 @@ impl Inner {
     }
 
     fn refresh_authority(&self) {
+        // What was decided before that moment shows here by now: so whatever is no longer ours is dropped first.
         let age = self.claims.majority_age();
+        self.notice_successors();
         let left = age.and_then(|age| self.feed.lease.checked_sub(age)).unwrap_or_default();
         let until = uptime().saturating_add(left).as_millis();
         self.feed.authority_until_ms.store(u64::try_from(until).unwrap_or(u64::MAX - 1), Ordering::Relaxed);
@@ -282,7 +323,9 @@ impl Inner {
         let mut news = Vec::new();
         places.retain(|(account, _)| {
             // What a mirror holds says nothing about what there is outside.
-            let is_ours = self.claims.is_primary(account) && self.external_source(account).is_none();
+            let is_ours = self.claims.is_primary(account)
+                && self.external_source(account).is_none()
+                && self.primacies.stage(account) != Some(Stage::Coming);
             if !is_ours {
                 self.feed.holders().refuse(node, account, uptime());
                 news.push(News { account: account.clone(), what: NewsKind::NotPrimary });

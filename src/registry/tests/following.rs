@@ -10,16 +10,27 @@ use super::*;
 use crate::model::uptime;
 
 /// The other region as the replica reaches it; counts the questions.
-struct Way {
-    primary: Registry,
-    asked: Arc<AtomicUsize>,
+pub(super) struct Way {
+    pub(super) primary: Registry,
+    pub(super) asked: Arc<AtomicUsize>,
+    /// Who asks, and who is primary; `None`: it is always the other.
+    pub(super) claim: Option<(NodeId, Arc<Claim>)>,
 }
 
-fn primary_node() -> NodeId {
+/// Which of two nodes is the primary, in which epoch.
+pub(super) struct Claim(pub(super) std::sync::Mutex<(NodeId, u64)>);
+
+impl Claim {
+    pub(super) fn get(&self) -> (NodeId, u64) {
+        *self.0.lock().unwrap()
+    }
+}
+
+pub(super) fn primary_node() -> NodeId {
     NodeId::from_public_key([1; 32])
 }
 
-fn replica_node() -> NodeId {
+pub(super) fn replica_node() -> NodeId {
     NodeId::from_public_key([2; 32])
 }
 
@@ -33,7 +44,11 @@ impl Way {
 #[async_trait]
 impl Upstream for Way {
     fn primary(&self, _: &AccountName) -> Option<Primary> {
-        Some(Primary { node: primary_node(), region: "eu".into() })
+        let node = match &self.claim {
+            Some((asker, claim)) => Some(claim.get().0).filter(|owner| owner != asker)?,
+            None => primary_node(),
+        };
+        Some(Primary { node, region: "eu".into() })
     }
 
     fn others(&self, _: &AccountName) -> Vec<Primary> {
@@ -158,12 +173,14 @@ impl AccountClaims for NotOurs {
 }
 
 /// A primary and a region that follows it, without a network between them.
-struct Pair {
-    primary: Bench,
-    replica: Bench,
-    asked: Arc<AtomicUsize>,
-    session: u64,
-    told: BTreeMap<AccountName, Place>,
+pub(super) struct Pair {
+    pub(super) primary: Bench,
+    pub(super) replica: Bench,
+    /// The primary and the replica.
+    pub(super) nodes: (NodeId, NodeId),
+    pub(super) asked: Arc<AtomicUsize>,
+    pub(super) session: u64,
+    pub(super) told: BTreeMap<AccountName, Place>,
 }
 
 impl Pair {
@@ -177,29 +194,30 @@ impl Pair {
         let registry = Registry::new(options(), metadata, storage, clock.clone(), Arc::new(NotOurs));
         let replica = Bench { registry, clock, directory };
         let asked = Arc::new(AtomicUsize::new(0));
-        let way = Way { primary: primary.registry.clone(), asked: asked.clone() };
+        let way = Way { primary: primary.registry.clone(), asked: asked.clone(), claim: None };
         replica.registry.connect(Arc::new(way));
         replica.registry.want_copy(&AccountName::parse("acme").unwrap());
-        Self { primary, replica, asked, session: 0, told: BTreeMap::new() }
+        let nodes = (primary_node(), replica_node());
+        Self { primary, replica, nodes, asked, session: 0, told: BTreeMap::new() }
     }
 
-    fn break_off(&mut self) {
+    pub(super) fn break_off(&mut self) {
         self.told.clear();
     }
 
     /// One question and its answer, applied. Gives whether anything was new.
-    async fn exchange(&mut self) -> bool {
+    pub(super) async fn exchange(&mut self) -> bool {
         let is_first = self.told.is_empty();
         if is_first {
             self.session += 1;
-            self.replica.registry.begin_copy_session(replica_source());
+            self.replica.registry.begin_copy_session(self.nodes.0);
         }
         let mut places = self.replica.registry.copy_places();
         places.retain(|(account, place)| self.told.get(account) != Some(place));
         self.told.extend(places.iter().cloned());
         let request = FollowRequest { session: self.session, is_first, wait_ms: 0, places, dropped: Vec::new() };
         let sent = uptime();
-        match self.primary.registry.follow(replica_node(), request).await.unwrap() {
+        match self.primary.registry.follow(self.nodes.1, request).await.unwrap() {
             FollowAnswer::UnknownSession => {
                 self.break_off();
                 true
@@ -207,16 +225,16 @@ impl Pair {
             FollowAnswer::News { lease_ms, news } => {
                 let is_new = !news.is_empty();
                 for news in news {
-                    self.replica.registry.apply_news(replica_source(), news).await.unwrap();
+                    self.replica.registry.apply_news(self.nodes.0, news).await.unwrap();
                 }
                 let lease = Duration::from_millis(lease_ms.into());
-                self.replica.registry.renew_copy_lease(replica_source(), sent + lease);
+                self.replica.registry.renew_copy_lease(self.nodes.0, sent + lease);
                 is_new
             }
         }
     }
 
-    async fn catch_up(&mut self) {
+    pub(super) async fn catch_up(&mut self) {
         while self.exchange().await {}
     }
 
@@ -225,7 +243,7 @@ impl Pair {
     }
 
     /// All manifests and tags of a registry.
-    async fn content(registry: &Registry) -> BTreeMap<String, Vec<String>> {
+    pub(super) async fn content(registry: &Registry) -> BTreeMap<String, Vec<String>> {
         let read = registry.metadata().read(|reader| {
             let mut content = BTreeMap::new();
             let account = AccountName::parse("acme").unwrap();
@@ -247,11 +265,7 @@ impl Pair {
     }
 }
 
-fn replica_source() -> NodeId {
-    primary_node()
-}
-
-async fn push(registry: &Registry, name: &str, to: &str, mark: &str) -> Result<Digest, RegistryError> {
+pub(super) async fn push(registry: &Registry, name: &str, to: &str, mark: &str) -> Result<Digest, RegistryError> {
     let name = repository(name);
     let config = put_blob(registry, &name, b"{}").await;
     Ok(registry.put_manifest(&name, tag(to), Some(OCI), image(&config, mark)).await?.digest)

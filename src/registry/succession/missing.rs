@@ -1,0 +1,142 @@
+//! Blobs that were not here when an account was taken over: fetched from whoever has them, when somebody asks for one and
+//! as soon as it can be had.
+
+use std::sync::Arc;
+
+use keppel_federation::vocabulary::{Digest, RepositoryName};
+
+use super::moving;
+use crate::metadata::{MetadataError, RepositoryId};
+use crate::registry::blobs::BlobInfo;
+use crate::registry::elsewhere::Flight;
+use crate::registry::{Inner, Priority, Registry, RegistryError};
+
+/// Blobs that are looked for in one step.
+const BATCH: usize = 100;
+
+impl Registry {
+    /// A blob that is not here although a manifest needs it, since the account was taken over without it. `None`: it is none
+    /// of those.
+    ///
+    /// Whoever only asks whether it is here is told that it is not, if nobody can give it: a client that asks so before it
+    /// pushes then sends it, which is the best that can happen. Whoever wants to read it is told to come again.
+    ///
+    /// # Errors
+    /// [`RegistryError::AccountMoving`], or our own trouble.
+    pub(in crate::registry) async fn load_missing_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        to_read: bool,
+    ) -> Result<Option<BlobInfo>, RegistryError> {
+        let (name, wanted) = (repository.clone(), *digest);
+        let is_missing = self.inner.metadata.read(move |reader| reader.is_missing_blob(name.as_str(), &wanted)).await;
+        if !is_missing.map_err(RegistryError::Metadata)? {
+            return Ok(None);
+        }
+        let Some(flight) = self.inner.flight_from_others(repository, digest).await else {
+            let reason = "the account was taken over from a region that cannot be reached, and this was there only";
+            return if to_read { Err(moving(&repository.account(), reason)) } else { Ok(None) };
+        };
+        let (inner, name, wanted, landing) = (self.inner.clone(), repository.clone(), *digest, flight.clone());
+        flight.start(&self.inner, if to_read { Priority::Pull } else { Priority::Push });
+        let landed = tokio::spawn(async move {
+            landing.stored().await?;
+            inner.link_arrived(&name, wanted).await
+        });
+        if to_read {
+            return Ok(Some(BlobInfo::on_the_way(flight)));
+        }
+        landed.await.map_err(|_| RegistryError::Interrupted)??;
+        self.promise_local_blob(repository, digest).await.map(Some)
+    }
+
+    /// Fetches blobs that are missing, from whoever can be reached and has them; gives how many came.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn fetch_missing_blobs(&self) -> Result<u64, RegistryError> {
+        let (mut after, mut arrived) = (None, 0);
+        loop {
+            let page = self.inner.metadata.read(move |reader| reader.list_missing_blobs(after, BATCH)).await;
+            let page: Vec<(RepositoryId, RepositoryName, Digest)> = page.map_err(RegistryError::Metadata)?;
+            let Some((id, _, digest)) = page.last() else { return Ok(arrived) };
+            after = Some((*id, *digest));
+            for (_, repository, digest) in page {
+                match self.inner.fetch_from_others(&repository, &digest).await {
+                    Ok(()) => {
+                        self.inner.link_arrived(&repository, digest).await?;
+                        arrived += 1;
+                    }
+                    Err(error) => tracing::debug!(%repository, %digest, %error, "a missing blob cannot be had now"),
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// A flight from the first other node that has the blob.
+    async fn flight_from_others(&self, repository: &RepositoryName, digest: &Digest) -> Option<Arc<Flight>> {
+        for source in self.sources(&repository.account()) {
+            if let Ok(flight) = self.flights.join(source, repository, digest).await {
+                return Some(flight);
+            }
+        }
+        None
+    }
+
+    /// Has a blob here, mounted in the repository.
+    pub(super) async fn fetch_from_others(
+        self: &Arc<Self>,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), RegistryError> {
+        if self.mount_if_here(repository, *digest).await? {
+            return Ok(());
+        }
+        let flight = self.flight_from_others(repository, digest).await;
+        let flight = flight.ok_or(RegistryError::BlobUnknown { digest: *digest })?;
+        flight.start(self, Priority::Background);
+        flight.stored().await
+    }
+
+    /// Mounts a blob that another repository of the account has; gives whether it is mounted.
+    async fn mount_if_here(
+        self: &Arc<Self>,
+        repository: &RepositoryName,
+        digest: Digest,
+    ) -> Result<bool, RegistryError> {
+        if self.blob_here(repository, &digest).await.is_ok() {
+            return Ok(true);
+        }
+        let (inner, name) = (self.clone(), repository.clone());
+        let mounted = self.metadata.write(move |transaction| {
+            let (Some(account), Some(id)) =
+                (transaction.get_account(&name.account())?, transaction.get_repository(&name)?)
+            else {
+                return Ok::<_, MetadataError>(false);
+            };
+            let blob = transaction.get_account_blob(account, &digest)?.filter(|blob| blob.is_sound);
+            if let Some(blob) = &blob {
+                transaction.ensure_mount(id, blob.id, inner.clock.now())?;
+            }
+            Ok(blob.is_some())
+        });
+        mounted.await.map_err(RegistryError::Metadata)
+    }
+
+    /// Notes which manifests of a repository refer to a blob that has come, and that it is missing no longer.
+    async fn link_arrived(&self, repository: &RepositoryName, digest: Digest) -> Result<(), RegistryError> {
+        let name = repository.clone();
+        let linked = self.metadata.write(move |transaction| {
+            let Some(id) = transaction.get_repository(&name)? else { return Ok::<_, MetadataError>(()) };
+            let Some(blob) = transaction.get_mounted_blob(id, &digest)? else { return Ok(()) };
+            for manifest in transaction.list_manifests_naming(id, &digest)? {
+                transaction.link_blob(manifest, blob.id)?;
+            }
+            transaction.delete_missing_blob(id, &digest)
+        });
+        linked.await.map_err(RegistryError::Metadata)
+    }
+}
