@@ -173,9 +173,15 @@ impl Registry {
         };
         let comparison = match self.compare_copy(account).await {
             Ok(Some(comparison)) => comparison,
-            Ok(None) | Err(RegistryError::PrimaryUnreachable { .. }) => {
+            Ok(None) => {
                 count("unknown");
-                backfills.looked(account, None, PROOF_AGAIN);
+                backfills.looked(account, None, start.elapsed().max(PROOF_AGAIN));
+                return Ok(false);
+            }
+            // Perhaps it is too much for the primary to answer in time: that is not asked for again and again.
+            Err(RegistryError::PrimaryUnreachable { .. }) => {
+                count("unknown");
+                backfills.looked(account, None, (start.elapsed() * PROOF_PAUSE_FACTOR).max(PROOF_AGAIN));
                 return Ok(false);
             }
             Err(error) => return Err(error),
