@@ -124,3 +124,46 @@ async fn an_account_may_have_pushes_acknowledged_by_its_primary_alone() {
     let answer = eu.client.get("/keppel/v1/accounts/quick").await.expect(200).json();
     assert_eq!(answer["account"]["ack"], "primary");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_two_copies_the_loss_of_the_primary_for_good_and_a_failover_lose_nothing() {
+    let [mut eu, us, ap] = three_regions();
+    put_account(&eu, "acme", json!({"copies": 2})).await.expect(200);
+    let images: Vec<Image> = (1..=6).map(Image::small).collect();
+    for (number, image) in images.iter().enumerate() {
+        let region = [&eu, &us, &ap][number % 3];
+        region.client.push_image("acme/app", &format!("v{number}"), image).await;
+    }
+    eu.server.kill();
+    // The region that was chosen, and nobody else, was asked to keep what the others took.
+    let kept = |region: &Region| {
+        let named = images.iter().flat_map(|image| image.blobs().map(|blob| blob.digest())).collect::<Vec<_>>();
+        let is_here = |digest: &String| {
+            let hex = digest.split_once(':').expect("a digest").1.to_uppercase();
+            rows(region, &format!("SELECT count(*) FROM blobs WHERE hex(digest) LIKE '%{hex}'")) == 1
+        };
+        named.iter().all(is_here)
+    };
+    let (holder, name) = match kept(&us) {
+        true => (&us, "us"),
+        false => (&ap, "ap"),
+    };
+    assert!(kept(holder), "no other region has every blob");
+    until("they find a leader", || holder.told(&["status"]).starts_with("decisions are taken"));
+    holder.operate(&["account", "failover", "acme", "--to", name, "--yes"]);
+    for region in [&us, &ap] {
+        for (number, image) in images.iter().enumerate() {
+            let start = Instant::now();
+            loop {
+                let answer = region.client.get(&format!("/v2/acme/app/manifests/v{number}")).await;
+                if answer.status == 200 && answer.headers.get("warning").is_none() {
+                    assert_eq!(answer.body, image.manifest.bytes);
+                    break;
+                }
+                assert!(start.elapsed() < Duration::from_secs(40), "v{number}: {}", answer.status);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            assert!(has_all(region, "acme/app", image).await, "v{number}");
+        }
+    }
+}
