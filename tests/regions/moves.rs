@@ -291,3 +291,48 @@ async fn a_move_that_was_cut_off_is_gone_on_with_by_asking_again() {
     let path = format!("/v2/acme/app/blobs/{}", crate::harness::images::sha256(&blobs[0]));
     assert_eq!(us.client.delete(&path).await.status, 409, "a manifest refers to it");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_primary_alone_had_is_not_denied_and_is_there_again_when_it_returns_or_is_pushed() {
+    let [mut eu, us, ap] = three_regions();
+    let image = ImageBuilder::new(1).layers(3).layer_bytes(2000).build();
+    eu.client.push_image("acme/app", "v1", &image).await;
+    us.client.assert_manifest("acme/app", "v1", &image.manifest).await;
+    until_it_answers_alone(&us, "/v2/acme/app/manifests/v1").await;
+    eu.server.kill();
+    let said = us.operate(&["account", "failover", "acme", "--to", "us", "--yes"]);
+    assert!(said.contains("Of 4 blobs that it needs, 4 are not there"), "{said}");
+    let path = |at: usize| format!("/v2/acme/app/blobs/{}", image.layers[at].digest());
+    for number in 0..20 {
+        // At once, and when it is known what is missing.
+        for region in [&us, &ap] {
+            let answer = region.client.get(&path(0)).await;
+            assert_eq!(answer.status, 503, "{number}: {}", answer.text());
+            assert!(!answer.header("retry-after").is_empty());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    us.client.get(&format!("/v2/acme/app/blobs/sha256:{}", "0".repeat(64))).await.expect_error(404, "BLOB_UNKNOWN");
+    // Who wants to push it is told to send it.
+    us.client.head(&path(1)).await.expect(404);
+    us.client.push_blob("acme/app", &image.layers[1].bytes).await;
+    for region in [&us, &ap] {
+        assert_eq!(region.client.get(&path(1)).await.expect(200).body, image.layers[1].bytes);
+    }
+    eu.restart();
+    let start = Instant::now();
+    while us.client.get(&path(0)).await.status != 200 {
+        assert!(start.elapsed() < PATIENCE, "it does not come, though it is to be had");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for region in [&us, &ap, &eu] {
+        region.client.assert_image("acme/app", "v1", &image).await;
+    }
+    // All of it comes by itself, so that the other may go for good.
+    until("all of it is there", || {
+        let said = ap.operate(&["account", "move", "acme", "--to", "ap"]);
+        said.contains("region ap is the primary")
+    });
+    eu.server.kill();
+    ap.client.assert_image("acme/app", "v1", &image).await;
+}

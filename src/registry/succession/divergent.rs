@@ -107,14 +107,18 @@ impl Registry {
     /// # Errors
     /// Our own trouble.
     pub async fn prune_divergent(&self) -> Result<(), RegistryError> {
-        let mut after = String::new();
+        let (mut after, mut left) = (String::new(), 0);
         loop {
             let last = after.clone();
             let next = self.inner.metadata.read(move |reader| reader.get_next_divergent_account(&last)).await;
-            let Some(account) = next.map_err(RegistryError::Metadata)? else { return Ok(()) };
+            let Some(account) = next.map_err(RegistryError::Metadata)? else { break };
             after = account.to_string();
             self.inner.prune_divergent(&account).await?;
+            let count = self.inner.metadata.read(move |reader| reader.count_divergent(&account)).await;
+            left += count.map_err(RegistryError::Metadata)?;
         }
+        metrics::gauge!("keppel_divergent_changes").set(left as f64);
+        Ok(())
     }
 
     /// Takes everything of an account off the list; its blobs are swept like others from then on. Gives how many entries

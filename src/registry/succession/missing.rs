@@ -2,6 +2,7 @@
 //! as soon as it can be had.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use keppel_federation::vocabulary::{Digest, RepositoryName};
 
@@ -31,7 +32,8 @@ impl Registry {
     ) -> Result<Option<BlobInfo>, RegistryError> {
         let (name, wanted) = (repository.clone(), *digest);
         let is_missing = self.inner.metadata.read(move |reader| reader.is_missing_blob(name.as_str(), &wanted)).await;
-        if !is_missing.map_err(RegistryError::Metadata)? {
+        // Until the account is in order, nobody has looked yet what is missing.
+        if !is_missing.map_err(RegistryError::Metadata)? && !self.inner.is_in_disorder(&repository.account()) {
             return Ok(None);
         }
         let Some(flight) = self.inner.flight_from_others(repository, digest).await else {
@@ -49,6 +51,27 @@ impl Registry {
         }
         landed.await.map_err(|_| RegistryError::Interrupted)??;
         self.promise_local_blob(repository, digest).await.map(Some)
+    }
+
+    /// The same for another region, which this one answers as the primary: once all of the blob is here.
+    ///
+    /// # Errors
+    /// [`RegistryError::BlobUnknown`] for a blob that nothing needs, [`RegistryError::BlobOnTheWay`] after `patience`,
+    /// [`RegistryError::AccountMoving`], or our own trouble.
+    pub async fn load_missing_for_region(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        patience: Duration,
+    ) -> Result<BlobInfo, RegistryError> {
+        if self.load_missing_blob(repository, digest, true).await?.is_none() {
+            return Err(RegistryError::BlobUnknown { digest: *digest });
+        }
+        match tokio::time::timeout(patience, self.inner.fetch_from_others(repository, digest)).await {
+            Ok(fetched) => fetched?,
+            Err(_) => return Err(RegistryError::BlobOnTheWay { digest: *digest }),
+        }
+        self.load_local_blob(repository, digest).await
     }
 
     /// Fetches blobs that are missing, from whoever can be reached and has them; gives how many came.
