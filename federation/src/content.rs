@@ -8,6 +8,17 @@ use bytes::Bytes;
 
 use crate::vocabulary::NodeId;
 
+/// How soon an answer is wanted: where a link is full, the more urgent ones go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Somebody waits for a short answer.
+    Prompt,
+    /// A piece of something large that somebody waits for.
+    Bulk,
+    /// Nobody waits.
+    Background,
+}
+
 /// Answers other members' questions about content.
 #[async_trait]
 pub trait Content: Send + Sync + 'static {

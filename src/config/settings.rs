@@ -363,6 +363,8 @@ sections! {
         receive_window: ByteSize = "32MiB", from "64KiB" to "1GiB";
         /// The same in the other direction.
         send_window: ByteSize = "32MiB", from "64KiB" to "1GiB";
+        /// How much may be fetched from one node per second of what nobody waits for, such as backfill. Default: no limit.
+        background_bandwidth_max: Option<ByteSize> = "", from "64KiB" to "100GiB", example "20MiB";
         /// Requests of one node at a time.
         streams_max: usize = 256, from 8 to 10000;
         /// Handshakes at a time from addresses that are known to be real.

@@ -30,6 +30,7 @@ mod sweeps;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod transfers;
 mod uploads;
 mod usage;
 mod writer;
@@ -51,6 +52,7 @@ pub use reader::Reader;
 pub use referrers::ReferrerRow;
 pub use sums::RepositorySums;
 pub use sweeps::{ImageRow, SweptBlob, SweptMount};
+pub use transfers::TransferRow;
 pub use uploads::UploadRow;
 pub use usage::Usage;
 pub use writer::WriteTransaction;

@@ -204,6 +204,7 @@ async fn every_query_per_request_uses_an_index() {
         include_str!("referrers.rs"),
         include_str!("sweeps.rs"),
         include_str!("tags.rs"),
+        include_str!("transfers.rs"),
         include_str!("uploads.rs"),
         include_str!("usage.rs"),
     ];
@@ -467,6 +468,52 @@ async fn what_the_eighth_version_wrote_is_as_before_and_can_change_its_primary()
             assert_eq!(transaction.list_primacies("", 10)?, [row]);
             assert_eq!(transaction.get_succession(&account, 3)?, Some(place));
             assert_eq!(transaction.miscounted()?, Vec::<String>::new());
+            Ok::<_, MetadataError>(())
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_database_without_transfers_takes_them_and_they_end_with_their_uploads() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metadata.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let before = [
+        include_str!("migrations/0001_registry.sql"),
+        include_str!("migrations/0002_usage.sql"),
+        include_str!("migrations/0003_audit.sql"),
+        include_str!("migrations/0004_events.sql"),
+        include_str!("migrations/0005_care.sql"),
+        include_str!("migrations/0006_pulled_blobs.sql"),
+        include_str!("migrations/0007_pull_times.sql"),
+        include_str!("migrations/0008_manifest_blobs.sql"),
+        include_str!("migrations/0009_primacies.sql"),
+    ];
+    before.iter().for_each(|sql| connection.execute_batch(sql).unwrap());
+    connection.pragma_update(None, "user_version", before.len() as i64).unwrap();
+    let old = UploadId::random();
+    let row = format!("INSERT INTO uploads VALUES ('{old}', 'acme/app', 'sha256', 5)");
+    connection.execute_batch(&row).unwrap();
+    drop(connection);
+    let metadata = Metadata::open(&path, &MetadataOptions::default()).unwrap();
+    let transfer = |id: &UploadId| TransferRow {
+        upload: UploadRow { id: id.clone(), repository: repository(), algorithm: Algorithm::Sha256 },
+        size_bytes: 1 << 40,
+        root: [3; 32],
+    };
+    let (first, second) = (transfer(&old), transfer(&UploadId::random()));
+    metadata
+        .write(move |transaction| {
+            transaction.put_transfer(&first, &digest(1), 6)?;
+            assert_eq!(transaction.get_transfer(&repository(), &digest(1))?, Some(first.clone()));
+            assert_eq!(transaction.get_transfer(&repository(), &digest(2))?, None);
+            transaction.put_transfer(&second, &digest(1), 7)?;
+            assert_eq!(transaction.get_transfer(&repository(), &digest(1))?, Some(second.clone()));
+            assert_eq!(transaction.get_upload(&old)?, None, "one transfer of a blob is enough");
+            transaction.put_transfer(&second, &digest(1), 8)?;
+            transaction.delete_upload(&second.upload.id)?;
+            assert_eq!(transaction.get_transfer(&repository(), &digest(1))?, None);
             Ok::<_, MetadataError>(())
         })
         .await

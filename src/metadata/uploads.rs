@@ -16,7 +16,7 @@ pub struct UploadRow {
     pub algorithm: Algorithm,
 }
 
-fn read_upload(row: &Row<'_>) -> Result<UploadRow, MetadataError> {
+pub(super) fn read_upload(row: &Row<'_>) -> Result<UploadRow, MetadataError> {
     let corrupt = |_| MetadataError::Corrupt { what: "upload session" };
     Ok(UploadRow {
         id: UploadId::parse(&row.get::<_, String>(0)?).map_err(corrupt)?,

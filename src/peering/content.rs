@@ -13,7 +13,7 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, Repo
 use super::messages::{Answer, ExternalAnswer, Question, ReferrerItem, Refusal, Target, decode, encode};
 use super::succession;
 use crate::external::{ExternalManifest, ManifestAnswer};
-use crate::registry::{ManifestTarget, Registry, RegistryError};
+use crate::registry::{BlobOpening, ManifestTarget, Registry, RegistryError};
 
 /// The most that one question gets of a blob.
 const PART_MAX_BYTES: u64 = 4 << 20;
@@ -26,6 +26,8 @@ pub(super) const BACKLOGS_MAX: usize = 100;
 
 /// How long a question waits for blobs that are to be kept: less than the asker waits.
 const KEEP_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a question waits for a part of a blob that is on its way here.
+const PART_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Answers other members from a registry.
 pub struct RegistryContent {
@@ -66,6 +68,26 @@ impl RegistryContent {
             Question::BlobPart { repository, digest, offset, size_bytes } => {
                 let end = offset.saturating_add(size_bytes.min(PART_MAX_BYTES));
                 Ok(Answer::BlobPart(self.read(&repository, &digest, offset..end).await?))
+            }
+            Question::OpenBlob { repository, digest, beginning_bytes, with_tree, to_lead } => {
+                let beginning_bytes = beginning_bytes.min(PART_MAX_BYTES);
+                let opening = BlobOpening { beginning_bytes, with_tree, to_lead };
+                let blob = registry.open_blob_for(from, &repository, &digest, opening, FETCH_PATIENCE).await?;
+                count_sent(from, blob.beginning.len() + blob.tree.len());
+                Ok(Answer::OpenedBlob {
+                    size_bytes: blob.size_bytes,
+                    blake3: blob.root,
+                    outboard: blob.tree.to_vec(),
+                    beginning: blob.beginning.to_vec(),
+                    holders: blob.holders,
+                })
+            }
+            Question::FlightPart { repository, digest, offset, size_bytes, wait_ms } => {
+                let end = offset.saturating_add(size_bytes.min(PART_MAX_BYTES));
+                let wait = Duration::from_millis(wait_ms.into()).min(PART_WAIT_MAX);
+                let part = registry.read_blob_for(&repository, &digest, offset..end, wait).await?;
+                count_sent(from, part.len());
+                Ok(Answer::BlobPart(part))
             }
             Question::Hold { repository, digest } => {
                 let held = registry.hold_image(&repository, &digest).await?;
@@ -203,6 +225,8 @@ impl RegistryContent {
             | Question::Keep { .. }
             | Question::External { .. }
             | Question::Succession(_)
+            | Question::OpenBlob { .. }
+            | Question::FlightPart { .. }
             | Question::Hold { .. } => Err(Refused(Refusal::Trouble)),
         }
     }
@@ -229,6 +253,8 @@ impl Question {
             | Self::NeededBlobs { repository, .. }
             | Self::NotePulls { repository, .. }
             | Self::External { repository, .. }
+            | Self::OpenBlob { repository, .. }
+            | Self::FlightPart { repository, .. }
             | Self::Hold { repository, .. } => Some(repository.account()),
         }
     }
@@ -246,6 +272,12 @@ impl Content for RegistryContent {
 /// A list that may be out of date is none: the asker has one of that kind itself.
 fn refuse_stale(is_stale: bool) -> Result<(), Refused> {
     if is_stale { Err(Refused(Refusal::NotPrimary)) } else { Ok(()) }
+}
+
+/// Counts what was sent of blobs to other nodes.
+fn count_sent(to: NodeId, bytes: usize) {
+    let peer = to.short().to_string();
+    metrics::counter!("keppel_transfer_sent_bytes_total", "peer" => peer).increment(bytes as u64);
 }
 
 /// Lets `?` turn the registry's errors into words for the asker.
@@ -278,6 +310,8 @@ impl From<RegistryError> for Refused {
             | E::QuotaExceeded { .. }
             | E::PoliciesUnusable { .. }
             | E::AccountDeleting { .. } => Refusal::Denied { reason },
+            // This node asked another one, which it could not reach.
+            E::PrimaryUnreachable { .. } => Refusal::Trouble,
             // Questions about uploads are not asked; the rest is our own trouble.
             other => {
                 tracing::error!(error = &other as &dyn std::error::Error, reason, "another region's question failed");

@@ -4,7 +4,7 @@
 //! as a node that cannot be asked.
 
 use bytes::Bytes;
-use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName, Tag};
+use keppel_federation::vocabulary::{AccountName, Digest, NodeId, RepositoryName, Tag};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,10 @@ pub(super) enum Question {
     External { repository: RepositoryName, reference: String, known: Option<Digest> },
     /// About one primary after another.
     Succession(SuccessionQuestion),
+    /// What a blob is, and its first bytes; `to_lead`: where it is not there, it is to be fetched.
+    OpenBlob { repository: RepositoryName, digest: Digest, beginning_bytes: u64, with_tree: bool, to_lead: bool },
+    /// Some of its bytes, which may be on their way: they are waited for.
+    FlightPart { repository: RepositoryName, digest: Digest, offset: u64, size_bytes: u64, wait_ms: u32 },
 }
 
 /// What nodes ask each other when the primary of an account changes.
@@ -158,6 +162,14 @@ pub(super) enum Answer {
     External(ExternalAnswer),
     /// About one primary after another.
     Succession(SuccessionAnswer),
+    /// What a blob is, its tree where that was asked for, and other nodes that may have it.
+    OpenedBlob {
+        size_bytes: u64,
+        blake3: [u8; 32],
+        outboard: Vec<u8>,
+        beginning: Vec<u8>,
+        holders: Vec<NodeId>,
+    },
 }
 
 /// What a registry outside said.

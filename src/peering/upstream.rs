@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keppel_federation::Federation;
 use keppel_federation::claims::{Member, Role};
+use keppel_federation::content::Urgency;
 use keppel_federation::membership::Health;
 use keppel_federation::transport::TransportError;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
@@ -17,10 +18,9 @@ use super::messages::{Answer, ExternalAnswer, Question, Refusal, Target, decode,
 use crate::external::{ExternalManifest, ManifestAnswer};
 use crate::metadata::PulledNames;
 use crate::registry::{
-    AccountSums, Deletion, ManifestTarget, Page, Primary, PutManifest, Referrer, RegistryError, RemoteBlob,
-    RemoteManifest, Upstream,
+    AccountSums, BlobOpening, Deletion, ManifestTarget, Page, Primary, Priority, PutManifest, Referrer, RegistryError,
+    RemoteBlob, RemoteManifest, Upstream,
 };
-use crate::storage::{Outboard, Verifier};
 
 /// How long a question about metadata may take, the connection being made included, and a primary that waits for the
 /// lease of a silent region.
@@ -30,7 +30,7 @@ const DELETION_DEADLINE: Duration = Duration::from_secs(20);
 /// The same for a node that the membership has given up: it is asked all the same, since it may be back already.
 const DOWN_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a part of a blob may take: a slow link is not a dead one.
-const PART_DEADLINE: Duration = Duration::from_secs(30);
+const PART_DEADLINE: Duration = Duration::from_secs(45);
 /// How long a blob is waited for that its primary fetches from a registry outside.
 const FETCH_PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// How long one question about a pushed manifest may take, and how long it is asked again: the primary may have to
@@ -56,8 +56,19 @@ impl FederationUpstream {
         question: &Question,
         deadline: Duration,
     ) -> Result<Answer, RegistryError> {
+        self.ask_on(Urgency::Prompt, whom, repository, question, deadline).await
+    }
+
+    async fn ask_on(
+        &self,
+        urgency: Urgency,
+        whom: &Primary,
+        repository: &RepositoryName,
+        question: &Question,
+        deadline: Duration,
+    ) -> Result<Answer, RegistryError> {
         metrics::counter!("keppel_questions_total", "kind" => kind_of(question)).increment(1);
-        let asked = self.federation.ask(whom.node, encode(question), deadline).await;
+        let asked = self.federation.ask_on(urgency, whom.node, encode(question), deadline).await;
         let unreachable = |reason: String| RegistryError::PrimaryUnreachable {
             account: repository.account(),
             region: whom.region.clone(),
@@ -69,6 +80,11 @@ impl FederationUpstream {
             Ok(answer) => Ok(answer),
             Err(error) => Err(unreachable(error.to_string())),
         }
+    }
+
+    /// Whether a member keeps content and may live.
+    fn is_usable(&self, member: &Member) -> bool {
+        member.role == Role::Full && self.federation.health_of(member.node) != Some(Health::Down)
     }
 
     async fn ask_briefly(
@@ -102,6 +118,8 @@ fn kind_of(question: &Question) -> &'static str {
         Question::NotePulls { .. } => "pull_times",
         Question::External { .. } => "external",
         Question::Succession(_) => "succession",
+        Question::OpenBlob { .. } => "blob",
+        Question::FlightPart { .. } => "blob_part",
     }
 }
 
@@ -205,6 +223,35 @@ impl Upstream for FederationUpstream {
         others.sort_by_key(|member| (!is_replica(member.node), member.region != *self.federation.region()));
         let other = |member: Member| Primary { node: member.node, region: member.region.to_string() };
         others.into_iter().map(other).collect()
+    }
+
+    fn node(&self) -> NodeId {
+        self.federation.node()
+    }
+
+    fn region(&self) -> Option<String> {
+        Some(self.federation.region().to_string())
+    }
+
+    fn neighbours(&self) -> Vec<Primary> {
+        let (us, region) = (self.federation.node(), self.federation.region());
+        let members = self.federation.members().into_iter();
+        let near = members.filter(|member| member.node != us && member.region == *region && self.is_usable(member));
+        near.map(|member| Primary { node: member.node, region: member.region.to_string() }).collect()
+    }
+
+    fn holder(&self, node: NodeId) -> Option<Primary> {
+        let member = self.federation.state().member(node)?;
+        let is_other = node != self.federation.node() && self.is_usable(&member);
+        is_other.then(|| Primary { node, region: member.region.to_string() })
+    }
+
+    fn is_down(&self, node: NodeId) -> bool {
+        self.federation.health_of(node) == Some(Health::Down)
+    }
+
+    fn round_trip(&self, node: NodeId) -> Option<Duration> {
+        self.federation.round_trip_to(node)
     }
 
     fn keeps_content(&self, account: &AccountName) -> bool {
@@ -332,14 +379,16 @@ impl Upstream for FederationUpstream {
         }
     }
 
-    async fn blob(
+    async fn open_blob(
         &self,
         from: &Primary,
         repository: &RepositoryName,
         digest: &Digest,
-        beginning_bytes: u64,
+        opening: BlobOpening,
     ) -> Result<RemoteBlob, RegistryError> {
-        let question = Question::Blob { repository: repository.clone(), digest: *digest, beginning_bytes };
+        let BlobOpening { beginning_bytes, with_tree, to_lead } = opening;
+        let name = repository.clone();
+        let question = Question::OpenBlob { repository: name, digest: *digest, beginning_bytes, with_tree, to_lead };
         let start = Instant::now();
         let answer = loop {
             match self.ask(from, repository, &question, PART_DEADLINE).await {
@@ -348,12 +397,11 @@ impl Upstream for FederationUpstream {
                 answer => break answer?,
             }
         };
-        let Answer::Blob { size_bytes, blake3, outboard, beginning } = answer else {
+        let Answer::OpenedBlob { size_bytes, blake3, outboard, beginning, holders } = answer else {
             return Err(confused(from, repository));
         };
-        let outboard = Outboard { blob_size_bytes: size_bytes, pairs: outboard.into() };
-        let verifier = Verifier::new(&outboard, blake3).ok_or_else(|| confused(from, repository))?;
-        Ok(RemoteBlob { verifier, beginning: beginning.into() })
+        let (tree, beginning) = (outboard.into(), beginning.into());
+        Ok(RemoteBlob { size_bytes, root: blake3, tree, beginning, holders })
     }
 
     async fn blob_part(
@@ -362,10 +410,18 @@ impl Upstream for FederationUpstream {
         repository: &RepositoryName,
         digest: &Digest,
         range: Range<u64>,
+        wait: Duration,
+        priority: Priority,
     ) -> Result<Bytes, RegistryError> {
         let (offset, size_bytes) = (range.start, range.end - range.start);
-        let question = Question::BlobPart { repository: repository.clone(), digest: *digest, offset, size_bytes };
-        match self.ask(from, repository, &question, PART_DEADLINE).await? {
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        let name = repository.clone();
+        let question = Question::FlightPart { repository: name, digest: *digest, offset, size_bytes, wait_ms };
+        let urgency = match priority {
+            Priority::Background => Urgency::Background,
+            Priority::Push | Priority::Pull => Urgency::Bulk,
+        };
+        match self.ask_on(urgency, from, repository, &question, PART_DEADLINE + wait).await? {
             Answer::BlobPart(bytes) => Ok(bytes.into()),
             _ => Err(confused(from, repository)),
         }

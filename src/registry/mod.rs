@@ -49,8 +49,8 @@ pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
 pub use collecting::image_facts;
 pub use contents::{ManifestEntry, ReportAbsence};
 pub use elsewhere::{
-    AccountSums, BackfillStatus, CopyComparison, CopyDifference, CopyLag, CopyStatus, Deletion, ImageHolding, Primary,
-    Priority, RemoteBlob, RemoteManifest, Upstream,
+    AccountSums, BackfillStatus, BlobOpening, CopyComparison, CopyDifference, CopyLag, CopyStatus, Deletion,
+    ImageHolding, Primary, Priority, RemoteBlob, RemoteManifest, Upstream,
 };
 pub use emptying::AccountStep;
 pub use error::{BodyError, RegistryError};
@@ -75,7 +75,7 @@ use crate::metadata::{Metadata, WriteTransaction};
 use crate::model::{Clock, uptime};
 use crate::storage::Storage;
 use audit::AuditLog;
-use elsewhere::{Backfills, Copies, Elsewhere, Flights};
+use elsewhere::{Backfills, Copies, Elsewhere, Flights, Holders};
 use external::External;
 use feed::Feed;
 use in_progress::InProgress;
@@ -114,6 +114,8 @@ pub struct RegistryOptions {
     pub pull_times_interval: Duration,
     /// Room for blobs that came here because they were pulled and can be had again; `None`: without end.
     pub pulled_blobs_max_bytes: Option<u64>,
+    /// Bytes per second that are asked of one other node for what nobody waits for; `None`: no limit.
+    pub background_bytes_per_second: Option<u64>,
     /// How long a tag of a registry outside holds before that is asked again.
     pub external_tag_freshness: Duration,
     /// How long something that a registry outside does not have is not looked for again.
@@ -142,6 +144,7 @@ impl Default for RegistryOptions {
             page_size_max: 1000,
             pull_times_interval: Duration::from_secs(10),
             pulled_blobs_max_bytes: None,
+            background_bytes_per_second: None,
             external_tag_freshness: Duration::from_secs(60),
             external_absence_freshness: Duration::from_secs(10),
             lease: Duration::from_secs(5),
@@ -165,6 +168,7 @@ struct Inner {
     claims: Arc<dyn AccountClaims>,
     upstream: OnceLock<Arc<dyn Upstream>>,
     flights: Flights,
+    holders: Holders,
     external: External,
     copies: Copies,
     backfills: Backfills,
@@ -204,6 +208,7 @@ impl Registry {
             sessions: UploadSessions::new(options.uploads_max),
             in_progress: InProgress::default(),
             external: External::new(&options),
+            flights: Flights::new(options.background_bytes_per_second),
             large_manifests: Semaphore::new(manifest_push::LARGE_AT_ONCE),
             options,
             metadata,
@@ -211,7 +216,7 @@ impl Registry {
             clock,
             claims,
             upstream: OnceLock::new(),
-            flights: Flights::default(),
+            holders: Holders::default(),
             copies: Copies::default(),
             backfills: Backfills::default(),
             primacies: Primacies::default(),

@@ -216,6 +216,8 @@ impl Registry {
                 let Ok(mut state) = session.hold() else { return Ok(false) };
                 Some(std::mem::replace(&mut *state, State::Ended))
             }
+            // A transfer from another region.
+            None if self.inner.in_progress.has_upload(&row.id) => return Ok(false),
             None => None,
         };
         self.inner.discard_upload(row).await.map(|()| true)
@@ -432,7 +434,7 @@ impl Inner {
     }
 
     /// Gives up a session whose end failed. The client has its error already; what stays is swept later.
-    async fn forget_upload(&self, row: &UploadRow) {
+    pub(super) async fn forget_upload(&self, row: &UploadRow) {
         if let Err(error) = self.discard_upload(row).await {
             tracing::warn!(error = &error as &dyn std::error::Error, upload = %row.id, "an upload could not be removed");
         }

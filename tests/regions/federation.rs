@@ -111,6 +111,12 @@ impl Region {
         assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
     }
 
+    fn knows_all(&self, members: usize) -> bool {
+        let status: serde_json::Value = serde_json::from_str(&self.told(&["status", "--json"])).expect("JSON");
+        let all = status["members"].as_array().expect("members");
+        all.len() == members && all.iter().all(|member| member["health"] == "alive")
+    }
+
     fn votes(&self) -> usize {
         let status: serde_json::Value = serde_json::from_str(&self.told(&["status", "--json"])).expect("JSON");
         match status["quorum"]["healthy"] == true {
@@ -138,6 +144,20 @@ pub fn until(what: &str, holds: impl Fn() -> bool) {
         assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// A primary, and three nodes of another region.
+pub fn one_and_three() -> (Region, [Region; 3]) {
+    let primary = Region::start("eu", true);
+    let near = [(); 3].map(|()| Region::start("us", false));
+    for region in &near {
+        let invitation = primary.told(&["invite", "--region", "us"]);
+        region.told(&["join", &invitation]);
+    }
+    until("four nodes know each other", || {
+        primary.knows_all(4) && near.iter().all(|region| region.knows_all(4) && region.votes() > 0)
+    });
+    (primary, near)
 }
 
 /// Three regions that are one federation.

@@ -14,5 +14,6 @@ mod mirrors;
 mod moves;
 mod pulls;
 mod pushes;
+mod sources;
 mod sync;
 mod waiting;

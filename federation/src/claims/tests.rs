@@ -28,7 +28,9 @@ impl Handler for Door {
         match channel {
             Channel::Consensus => claims.handle_consensus(from, request).await,
             Channel::Command => claims.handle_command(from, request).await,
-            Channel::Admission | Channel::Status | Channel::Content => Err("not here".into()),
+            Channel::Admission | Channel::Status | Channel::Content | Channel::Bulk | Channel::Background => {
+                Err("not here".into())
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Federation;
-use crate::content::Content;
+use crate::content::{Content, Urgency};
 use crate::membership::Health;
 use crate::transport::{Channel, TransportError};
 use crate::vocabulary::NodeId;
@@ -24,7 +24,31 @@ impl Federation {
     /// # Errors
     /// Any [`TransportError`].
     pub async fn ask(&self, node: NodeId, request: Bytes, deadline: Duration) -> Result<Bytes, TransportError> {
-        self.inner.transport.request(node, Channel::Content, request, deadline).await
+        self.ask_on(Urgency::Prompt, node, request, deadline).await
+    }
+
+    /// The same for an answer that is more or less urgent.
+    ///
+    /// # Errors
+    /// Any [`TransportError`].
+    pub async fn ask_on(
+        &self,
+        urgency: Urgency,
+        node: NodeId,
+        request: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, TransportError> {
+        let channel = match urgency {
+            Urgency::Prompt => Channel::Content,
+            Urgency::Bulk => Channel::Bulk,
+            Urgency::Background => Channel::Background,
+        };
+        self.inner.transport.request(node, channel, request, deadline).await
+    }
+
+    /// How long a packet to another member and back takes; `None` while there is no connection to it.
+    pub fn round_trip_to(&self, node: NodeId) -> Option<Duration> {
+        self.inner.transport.round_trip_time(node)
     }
 
     /// How another member fares, as far as this node knows; `None` for one it does not watch.

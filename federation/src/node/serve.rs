@@ -25,7 +25,7 @@ impl Handler for Dispatch {
             Channel::Command => inner.claims().handle_command(from, request).await,
             Channel::Admission => join::answer(&inner, from, &request).await,
             Channel::Status => status::answer(&inner),
-            Channel::Content => {
+            Channel::Content | Channel::Bulk | Channel::Background => {
                 let content = inner.content().clone().ok_or("this node hands out no content")?;
                 content.answer(from, request).await
             }

@@ -31,6 +31,10 @@ pub enum Channel {
     Status,
     /// What the host of a node stores, in the host's own words.
     Content,
+    /// The same, for large answers.
+    Bulk,
+    /// The same, for answers that nobody waits for.
+    Background,
 }
 
 /// Why a request got no answer.

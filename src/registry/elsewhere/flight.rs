@@ -1,39 +1,30 @@
-//! One transfer of a blob from another region, however many clients wait for it.
+//! One transfer of a blob from other nodes, however many clients wait for it.
 //!
-//! A flight that nobody has started only knows the blob's size and hashes. Once started it fetches all parts, several at
-//! a time, checks each, writes them, and keeps the last few in memory for the clients that keep up; it ends when the
-//! blob is stored, whether or not anybody still waits.
+//! A flight that nobody has started only knows the blob's size and hashes (`opening`). Once started it fetches all parts
+//! from all who have them (`fetching`), writes them (`landing`), and keeps the last few in memory for the clients that keep
+//! up; others read what is written. It ends when the blob is stored, whether or not anybody still waits.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use keppel_federation::vocabulary::{Digest, RepositoryName, StorageKey, UploadId};
+use keppel_federation::vocabulary::{Digest, RepositoryName};
 use tokio::sync::{OnceCell, watch};
-use tokio::time::Instant;
 
+use super::Elsewhere;
+use super::fetching::Giver;
+use super::links::Links;
+use super::opening::Head;
 use super::priority::{Places, Priority};
-use super::{Elsewhere, RemoteBlob};
-use crate::metadata::UploadRow;
+use super::standing::{Fault, Standing};
+use super::upstream::Primary;
 use crate::registry::{Inner, RegistryError};
-use crate::storage::{AppendError, GROUP_BYTES, Verifier};
+use crate::storage::{UploadReader, Verifier};
 
-/// What is asked for at a time: whole groups, so that it can be checked by itself.
-pub(super) const PART_BYTES: u64 = 2 * GROUP_BYTES;
-/// Parts of one flight that are asked for and not yet here: 1 Gbit/s over 130 ms.
-const PARTS_AHEAD: usize = 32;
 /// Parts of one flight kept in memory for clients that keep up.
 const RECENT_MAX: usize = 16;
-/// How long a part is asked for again while the other node cannot be reached.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a part is asked for again that came and was not right.
-const WRONG_MAX: usize = 3;
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 type Key = (RepositoryName, Digest);
 
@@ -42,11 +33,19 @@ type Key = (RepositoryName, Digest);
 pub(in crate::registry) struct Flights {
     known: Mutex<HashMap<Key, Weak<Flight>>>,
     places: Places,
+    standing: Arc<Standing>,
+    links: Arc<Links>,
 }
 
 impl Flights {
+    /// No flights yet; `budget`: bytes per second on each link for what nobody waits for.
+    pub(in crate::registry) fn new(budget: Option<u64>) -> Self {
+        Self { links: Arc::new(Links::new(budget)), ..Self::default() }
+    }
+
     /// The flight of a blob into a repository, made and asked about if there is none. The other node is asked whether
-    /// the repository has the blob; while the flight lives, nobody asks again.
+    /// the repository has the blob; while the flight lives, nobody asks again. Where that node is the account's primary, the
+    /// blob may come from any node that has it.
     ///
     /// Cancel safety: dropping it leaves the flight to others who wait.
     ///
@@ -58,23 +57,7 @@ impl Flights {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Arc<Flight>, RegistryError> {
-        let flight = {
-            let key = (repository.clone(), *digest);
-            let mut known = self.lock();
-            // One that still asks another node is of no use: that node may not have the blob.
-            let is_usable = |flight: &Arc<Flight>| {
-                !flight.has_failed() && (flight.head.initialized() || flight.source.primary.node == source.primary.node)
-            };
-            match known.get(&key).and_then(Weak::upgrade).filter(is_usable) {
-                Some(flight) => flight,
-                None => {
-                    known.retain(|_, flight| flight.strong_count() > 0);
-                    let flight = Arc::new(Flight::new(source, key.clone()));
-                    known.insert(key, Arc::downgrade(&flight));
-                    flight
-                }
-            }
-        };
+        let flight = self.find_or_make(source, repository, digest);
         flight.load_head().await?;
         Ok(flight)
     }
@@ -89,6 +72,44 @@ impl Flights {
         }
     }
 
+    /// The same for another node of this region, which waits for this one.
+    pub(super) async fn lead(
+        &self,
+        source: Elsewhere,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Arc<Flight>, RegistryError> {
+        let flight = self.find_or_make(source, repository, digest);
+        flight.leads.send_replace(true);
+        flight.load_head().await?;
+        Ok(flight)
+    }
+
+    /// The flight of a blob that is on its way here, if there is one. It may not know yet what the blob is.
+    pub(super) fn under_way(&self, repository: &RepositoryName, digest: &Digest) -> Option<Arc<Flight>> {
+        let flight = self.lock().get(&(repository.clone(), *digest)).and_then(Weak::upgrade)?;
+        let is_coming = flight.started.load(Ordering::SeqCst) || *flight.leads.borrow();
+        (is_coming && !flight.has_failed()).then_some(flight)
+    }
+
+    fn find_or_make(&self, source: Elsewhere, repository: &RepositoryName, digest: &Digest) -> Arc<Flight> {
+        let key = (repository.clone(), *digest);
+        let mut known = self.lock();
+        // One that still asks another node is of no use: that node may not have the blob.
+        let is_usable = |flight: &Arc<Flight>| {
+            !flight.has_failed() && (flight.head.initialized() || flight.source.primary.node == source.primary.node)
+        };
+        match known.get(&key).and_then(Weak::upgrade).filter(is_usable) {
+            Some(flight) => flight,
+            None => {
+                known.retain(|_, flight| flight.strong_count() > 0);
+                let flight = Arc::new(Flight::new(source, key.clone(), self.standing.clone(), self.links.clone()));
+                known.insert(key, Arc::downgrade(&flight));
+                flight
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Weak<Flight>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,7 +118,7 @@ impl Flights {
 /// How far a flight has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// So many bytes from the beginning have arrived and are right.
+    /// So many bytes from the beginning have arrived and fit the hashes.
     Arrived(u64),
     /// All of it is stored and recorded, and its digest is right.
     Stored,
@@ -112,48 +133,51 @@ pub(in crate::registry) struct Flight {
     pub(super) source: Elsewhere,
     pub(in crate::registry) repository: RepositoryName,
     pub(in crate::registry) digest: Digest,
-    head: OnceCell<RemoteBlob>,
+    /// Whether the blob may come from others than `source`.
+    is_open_to_all: bool,
+    pub(super) standing: Arc<Standing>,
+    pub(super) links: Arc<Links>,
+    /// Whether other nodes of the region wait for this one.
+    pub(super) leads: watch::Sender<bool>,
+    head: OnceCell<Head>,
     started: AtomicBool,
-    priority: watch::Sender<Priority>,
+    pub(super) priority: watch::Sender<Priority>,
     pub(super) progress: watch::Sender<Progress>,
     recent: Mutex<VecDeque<(u64, Bytes)>>,
+    /// What is written of it.
+    pub(super) written: OnceLock<UploadReader>,
 }
 
 impl Flight {
-    fn new(source: Elsewhere, (repository, digest): Key) -> Self {
+    fn new(source: Elsewhere, (repository, digest): Key, standing: Arc<Standing>, links: Arc<Links>) -> Self {
+        let primary = source.upstream.primary(&repository.account());
         Self {
+            is_open_to_all: primary.is_some_and(|primary| primary.node == source.primary.node),
             source,
             repository,
             digest,
+            standing,
+            links,
+            leads: watch::Sender::new(false),
             head: OnceCell::new(),
             started: AtomicBool::new(false),
             priority: watch::Sender::new(Priority::Background),
             progress: watch::Sender::new(Progress::Arrived(0)),
             recent: Mutex::default(),
+            written: OnceLock::new(),
         }
     }
 
     /// Asks once what the blob is; all who wait get the answer, and the next one asks again after a failure.
     async fn load_head(&self) -> Result<(), RegistryError> {
-        let Elsewhere { primary, upstream } = &self.source;
-        let ask = || async {
-            let head = upstream.blob(primary, &self.repository, &self.digest, PART_BYTES).await?;
-            let size_bytes = head.verifier.size_bytes();
-            let fits =
-                head.beginning.len() as u64 == size_bytes.min(PART_BYTES) && head.verifier.is_part(0, &head.beginning);
-            match fits {
-                true => Ok(head),
-                false => Err(self.source.unusable(&self.repository, "the beginning of a blob does not fit its hashes")),
-            }
-        };
-        self.head.get_or_try_init(ask).await.map(|_| ())
+        self.head.get_or_try_init(|| self.open()).await.map(|_| ())
     }
 
-    fn head(&self) -> Result<&RemoteBlob, RegistryError> {
+    pub(super) fn head(&self) -> Result<&Head, RegistryError> {
         self.head.get().ok_or(RegistryError::Interrupted)
     }
 
-    fn verifier(&self) -> Result<&Verifier, RegistryError> {
+    pub(super) fn verifier(&self) -> Result<&Verifier, RegistryError> {
         self.head().map(|head| &head.verifier)
     }
 
@@ -162,8 +186,50 @@ impl Flight {
         self.head.get().map_or(0, |head| head.verifier.size_bytes())
     }
 
+    /// Whether what has arrived may be passed on before all of it has.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.head.get().is_some_and(|head| head.is_confirmed)
+    }
+
+    pub(super) fn is_open_to_all(&self) -> bool {
+        self.is_open_to_all
+    }
+
+    /// Who is known to have the blob, those left out that gave wrong answers of late. The primary always stays.
+    pub(super) fn givers(&self) -> Vec<Giver> {
+        let givers = self.head.get().into_iter().flat_map(|head| &head.givers);
+        let is_good =
+            |giver: &&Giver| giver.node.node == self.source.primary.node || self.standing.is_good(giver.node.node);
+        let mut givers: Vec<Giver> = givers.filter(is_good).cloned().collect();
+        if *self.leads.borrow() {
+            // Whoever waits for us must not be waited for.
+            givers.iter_mut().for_each(|giver| giver.wait = std::time::Duration::ZERO);
+        }
+        givers
+    }
+
+    pub(super) fn blame(&self, node: &Primary, fault: Fault) {
+        self.standing.blame(node, fault, &self.digest);
+    }
+
+    /// A node answered, but not in a way that can be used.
+    pub(super) fn unusable(&self, node: &Primary, reason: &str) -> RegistryError {
+        RegistryError::PrimaryUnreachable {
+            account: self.repository.account(),
+            region: node.region.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+
     fn has_failed(&self) -> bool {
         matches!(*self.progress.borrow(), Progress::NotKept(_) | Progress::Wrong)
+    }
+
+    pub(super) fn refuse_if_wrong(&self) -> Result<(), RegistryError> {
+        match *self.progress.borrow() {
+            Progress::Wrong => Err(self.wrong()),
+            _ => Ok(()),
+        }
     }
 
     /// Begins to fetch, unless that was begun before. One that was begun for less moves up to this priority.
@@ -198,99 +264,54 @@ impl Flight {
         self.source.unusable(&self.repository, &reason)
     }
 
-    /// The part that begins at `offset`, if it is still in memory.
-    pub(super) fn recent(&self, offset: u64) -> Option<Bytes> {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.iter().find(|(at, _)| *at == offset).map(|(_, bytes)| bytes.clone())
+    /// How many bytes from the beginning have arrived.
+    pub(super) fn arrived_bytes(&self) -> u64 {
+        match *self.progress.borrow() {
+            Progress::Arrived(bytes) => bytes,
+            Progress::Stored => self.size_bytes(),
+            Progress::NotKept(_) | Progress::Wrong => 0,
+        }
     }
 
-    fn has_arrived(&self, offset: u64, part: &Bytes) {
+    /// Bytes at `offset` that have arrived, `size_bytes` at most, from memory or from what is written. `None`: they are
+    /// in neither.
+    pub(super) async fn read_arrived(&self, offset: u64, size_bytes: u64) -> Option<Bytes> {
+        let in_memory = {
+            let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            let part = recent.iter().find(|(at, bytes)| (*at..at + bytes.len() as u64).contains(&offset));
+            part.map(|(at, bytes)| bytes.slice((offset - at) as usize..))
+        };
+        let limit = usize::try_from(size_bytes).unwrap_or(usize::MAX);
+        match in_memory {
+            Some(bytes) => Some(bytes.slice(..bytes.len().min(limit))),
+            None => self.written.get()?.read(offset, limit).await.ok().filter(|bytes| !bytes.is_empty()),
+        }
+    }
+
+    /// A part is about to be written.
+    pub(super) fn has_arrived(&self, offset: u64, bytes: &Bytes) {
         {
             let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            recent.push_back((offset, part.clone()));
+            recent.push_back((offset, bytes.clone()));
             if recent.len() > RECENT_MAX {
                 recent.pop_front();
             }
         }
-        self.progress.send_replace(Progress::Arrived(offset + part.len() as u64));
+        self.progress.send_replace(Progress::Arrived(offset + bytes.len() as u64));
     }
 
-    /// The part that begins at `offset`, fetched and checked. Asks again while the other node cannot be reached.
+    /// A part from one node, not verified.
     ///
     /// Cancel safety: dropping it abandons the question.
-    pub(super) async fn fetch(&self, offset: u64) -> Result<Bytes, RegistryError> {
+    pub(super) async fn fetch_from(&self, giver: &Giver, range: Range<u64>) -> Result<Bytes, RegistryError> {
         let head = self.head()?;
-        if offset == 0 {
+        if range.start == 0 && range.end == head.beginning.len() as u64 {
             return Ok(head.beginning.clone());
         }
-        let Elsewhere { primary, upstream } = &self.source;
-        let range = offset..self.size_bytes().min(offset + PART_BYTES);
-        let (start, mut pause, mut wrong) = (Instant::now(), PAUSE_MIN, 0);
-        loop {
-            let part = upstream.blob_part(primary, &self.repository, &self.digest, range.clone()).await;
-            let error = match part {
-                Ok(part) if part.len() as u64 == range.end - range.start && self.verifier()?.is_part(offset, &part) => {
-                    metrics::counter!("keppel_transfer_received_bytes_total").increment(part.len() as u64);
-                    return Ok(part);
-                }
-                Ok(_) => {
-                    let labels = [("region", primary.region.clone())];
-                    metrics::counter!("keppel_transfer_wrong_parts_total", &labels).increment(1);
-                    wrong += 1;
-                    self.source.unusable(&self.repository, "a part of a blob does not fit its hashes")
-                }
-                Err(error @ RegistryError::PrimaryUnreachable { .. }) => error,
-                Err(error) => return Err(error),
-            };
-            if start.elapsed() > PATIENCE || wrong == WRONG_MAX {
-                return Err(error);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
-    }
-
-    /// All parts from `offset` on, in order, several being fetched ahead.
-    pub(super) fn parts(
-        self: Arc<Self>,
-        offsets: Range<u64>,
-        ahead: usize,
-    ) -> impl Stream<Item = Result<(u64, Bytes), RegistryError>> + Send + 'static {
-        let starts = (offsets.start / PART_BYTES * PART_BYTES..offsets.end).step_by(PART_BYTES as usize);
-        let fetch = move |offset| {
-            let flight = self.clone();
-            async move { flight.fetch(offset).await.map(|part| (offset, part)) }
-        };
-        stream::iter(starts).map(fetch).buffered(ahead)
-    }
-
-    async fn fetch_and_store(self: &Arc<Self>, inner: &Arc<Inner>) -> Result<(), RegistryError> {
-        let (size_bytes, algorithm) = (self.size_bytes(), self.digest.algorithm());
-        let row = UploadRow { id: UploadId::random(), repository: self.repository.clone(), algorithm };
-        let _shield = inner.in_progress.upload(&row.id);
-        let mut upload = inner.begin(&row).await?;
-        let flight = self.clone();
-        let parts = self.clone().parts(0..size_bytes, PARTS_AHEAD).map_ok(move |(offset, part)| {
-            flight.has_arrived(offset, &part);
-            part
-        });
-        match upload.append(parts, size_bytes).await {
-            Ok(_) => {
-                inner.store(upload, &self.repository, self.digest, None).await?;
-                inner.note_pulled(&self.repository, &self.digest, &StorageKey::from(&row.id)).await;
-                Ok(())
-            }
-            Err(error) => {
-                if let Err(left) = upload.discard().await {
-                    tracing::warn!(error = &left as &dyn std::error::Error, "a broken transfer could not be removed");
-                }
-                Err(match error {
-                    AppendError::Body(error) => error,
-                    AppendError::Storage(error) => error.into(),
-                    AppendError::TooLarge { .. } => RegistryError::Interrupted,
-                })
-            }
-        }
+        let (upstream, repository) = (&self.source.upstream, &self.repository);
+        let priority = *self.priority.borrow();
+        let _place = self.links.enter(giver.node.node, priority, range.end - range.start).await;
+        upstream.blob_part(&giver.node, repository, &self.digest, range, giver.wait, priority).await
     }
 }
 
@@ -304,6 +325,7 @@ async fn run(inner: Arc<Inner>, flight: Arc<Flight>) {
         Ok(()) => Progress::Stored,
         Err(error @ RegistryError::DigestMismatch { .. }) => {
             tracing::error!(%error, %repository, %digest, region = flight.source.primary.region, "a region gave wrong bytes");
+            flight.blame_for_wrong_whole();
             Progress::Wrong
         }
         Err(error) => {
@@ -312,4 +334,13 @@ async fn run(inner: Arc<Inner>, flight: Arc<Flight>) {
         }
     };
     flight.progress.send_replace(progress);
+}
+
+impl Flight {
+    /// The hashes were another blob's: whoever gave them is to blame.
+    fn blame_for_wrong_whole(&self) {
+        if let Some(giver) = self.head.get().and_then(|head| head.givers.first()) {
+            self.blame(&giver.node, Fault::Wrong);
+        }
+    }
 }

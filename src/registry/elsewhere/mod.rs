@@ -9,14 +9,22 @@
 
 mod backfilling;
 mod backfills;
+mod board;
 mod comparing;
 mod copies;
+mod fetching;
 mod flight;
 mod following;
+mod holders;
 mod holding;
 mod keeping;
+mod landing;
+mod links;
+mod opening;
 mod priority;
 mod reader;
+mod serving;
+mod standing;
 mod telling;
 #[cfg(test)]
 mod tests;
@@ -28,7 +36,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
 
-pub use upstream::{Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
+pub use upstream::{BlobOpening, Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
 
 pub use backfills::BackfillStatus;
 pub use comparing::{AccountSums, CopyComparison, CopyDifference};
@@ -40,6 +48,7 @@ pub(super) use backfills::Backfills;
 pub(super) use copies::{Copies, Fresh};
 pub(super) use flight::{Flight, Flights};
 pub(super) use following::is_followed;
+pub(super) use holders::Holders;
 pub(super) use reader::{RemoteReader, Source};
 
 use super::manifest_push::{digest_of, record_from_elsewhere};
@@ -122,6 +131,7 @@ impl Registry {
         missing: Vec<Digest>,
     ) -> Result<(), RegistryError> {
         if let Some(upstream) = self.inner.upstream.get() {
+            missing.iter().for_each(|digest| self.inner.holders.note(digest, from));
             // The pushing node is asked like a primary: it is the one that has what was pushed there.
             let source = Primary { node: from, region: from.short().to_string() };
             let source = Elsewhere { primary: source, upstream: upstream.clone() };

@@ -7,12 +7,16 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::flight::{Flight, PART_BYTES, Progress};
+use super::board::PART_BYTES;
+use super::fetching;
+use super::flight::{Flight, Progress};
 use crate::registry::{Inner, Priority, RegistryError};
 use crate::storage::BlobReader;
 
 /// Parts fetched ahead for one client that reads only a part of a blob, or a blob that cannot be kept.
-const AHEAD: usize = 8;
+const AHEAD: u64 = 8;
+/// What is held back of a blob until the digest of the whole is known to be right.
+const HELD_BACK_BYTES: u64 = PART_BYTES;
 
 /// Bytes of a blob of another region: exactly those asked for, or an error.
 pub(in crate::registry) type RemoteReader = BoxStream<'static, Result<Bytes, RegistryError>>;
@@ -23,13 +27,17 @@ pub(in crate::registry) struct Source {
     flight: Arc<Flight>,
 }
 
+type Parts = BoxStream<'static, Result<(u64, Bytes), RegistryError>>;
+
 enum From {
-    /// The flight, as it goes.
+    /// The flight, as it goes; or all of it, once it is stored.
     Flight,
     /// What was stored meanwhile.
     Here(Box<BlobReader>),
-    /// The other region, part by part: what came first is no longer in memory, or cannot be kept.
-    Parts(BoxStream<'static, Result<(u64, Bytes), RegistryError>>),
+    /// What the flight has of a part of the blob, and the rest from other nodes.
+    Range,
+    /// Other nodes, part by part.
+    Parts(Parts),
 }
 
 struct State {
@@ -44,27 +52,30 @@ impl Source {
         Self { inner: inner.clone(), flight: flight.clone() }
     }
 
-    /// Reads a range. For the whole blob the flight is started, and keeps it; for less, only what is needed is fetched.
+    /// Reads a range. For the whole blob the flight is started, and keeps it; for less, only what is needed is fetched,
+    /// unless nothing but the digest of the whole tells whether it is right.
     pub(in crate::registry) fn read(self, range: Range<u64>) -> RemoteReader {
         let is_whole = range.start == 0 && range.end == self.flight.size_bytes();
-        let from = match is_whole {
+        let from = match is_whole || !self.flight.is_confirmed() {
             true => {
                 self.flight.start(&self.inner, Priority::Pull);
                 From::Flight
             }
-            false => From::Parts(self.flight.clone().parts(range.clone(), AHEAD).boxed()),
+            false => From::Range,
         };
         let state = State { source: self, at: range.start, end: range.end, from };
         stream::try_unfold(state, State::step).boxed()
     }
-}
 
-impl Source {
     /// A range of the blob as it was stored.
     async fn open_here(&self, range: Range<u64>) -> Result<BlobReader, RegistryError> {
         let Self { inner, flight } = self;
         let blob = inner.blob_here(&flight.repository, &flight.digest).await?;
         Ok(inner.storage.open_blob(&flight.repository.account(), &blob.storage_key, &blob.blake3, range).await?)
+    }
+
+    fn parts(&self, range: Range<u64>) -> Parts {
+        fetching::parts(self.flight.clone(), range, AHEAD).boxed()
     }
 }
 
@@ -85,9 +96,17 @@ impl State {
                     let to = part.len().min((self.end - offset) as usize);
                     return Ok(Some(self.hand_out(part.slice(from..to))));
                 }
+                From::Range => {
+                    let flight = self.source.flight.clone();
+                    match arrived(&flight, self.at, flight.arrived_bytes().min(self.end)).await {
+                        Some(bytes) => return Ok(Some(self.hand_out(bytes))),
+                        None => self.from = From::Parts(self.source.parts(self.at..self.end)),
+                    }
+                    continue;
+                }
                 From::Flight => {}
             }
-            let flight = &self.source.flight;
+            let flight = self.source.flight.clone();
             let mut progress = flight.progress.subscribe();
             let now = progress.borrow_and_update().clone();
             match now {
@@ -95,18 +114,25 @@ impl State {
                     let reader = self.source.open_here(self.at..self.end).await?;
                     self.from = From::Here(Box::new(reader));
                 }
-                // The end is held back until the digest of the whole is known to be right.
-                Progress::Arrived(arrived) if self.at + PART_BYTES < self.end && self.at + PART_BYTES <= arrived => {
-                    let part = match flight.recent(self.at) {
-                        Some(part) => part,
-                        None => flight.fetch(self.at).await?,
-                    };
-                    return Ok(Some(self.hand_out(part)));
+                Progress::Arrived(bytes) => {
+                    let limit = flight.size_bytes().saturating_sub(HELD_BACK_BYTES).min(self.end);
+                    let ready = if flight.is_confirmed() { bytes.min(limit) } else { 0 };
+                    if self.at < ready {
+                        let bytes = match arrived(&flight, self.at, ready).await {
+                            Some(bytes) => bytes,
+                            None => {
+                                let parts = self.source.parts(self.at..self.at + 1);
+                                fetch_one(parts, self.at, ready).await?
+                            }
+                        };
+                        return Ok(Some(self.hand_out(bytes)));
+                    }
+                    progress.changed().await.map_err(|_| RegistryError::Interrupted)?;
                 }
-                Progress::Arrived(_) => progress.changed().await.map_err(|_| RegistryError::Interrupted)?,
-                Progress::NotKept(_) => {
-                    self.from = From::Parts(flight.clone().parts(self.at..self.end, AHEAD).boxed());
-                }
+                Progress::NotKept(reason) => match flight.is_confirmed() {
+                    true => self.from = From::Parts(self.source.parts(self.at..self.end)),
+                    false => return Err(flight.source.unusable(&flight.repository, &reason)),
+                },
                 Progress::Wrong => return Err(flight.wrong()),
             }
         }
@@ -116,4 +142,17 @@ impl State {
         self.at += bytes.len() as u64;
         (bytes, self)
     }
+}
+
+/// Bytes from `at` up to `ready` that the flight has.
+async fn arrived(flight: &Flight, at: u64, ready: u64) -> Option<Bytes> {
+    let left_bytes = ready.checked_sub(at).filter(|left| *left > 0)?;
+    flight.read_arrived(at, left_bytes.min(PART_BYTES)).await
+}
+
+/// Bytes that are neither in memory nor written: of a flight that has just ended.
+async fn fetch_one(mut parts: Parts, at: u64, ready: u64) -> Result<Bytes, RegistryError> {
+    let (offset, part) = parts.try_next().await?.ok_or(RegistryError::Interrupted)?;
+    let end = part.len().min((ready - offset) as usize);
+    Ok(part.slice((at - offset) as usize..end))
 }

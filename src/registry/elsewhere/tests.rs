@@ -8,9 +8,12 @@ use super::*;
 use crate::metadata::{Metadata, MetadataOptions};
 use crate::model::ManualClock;
 use crate::registry::{LocalClaims, Page, Referrer, RegistryOptions};
-use crate::storage::{FilesystemOptions, Storage, Verifier};
+use crate::storage::{FilesystemOptions, Storage};
+use std::time::Duration;
 
-const PART: usize = flight::PART_BYTES as usize;
+mod sources;
+
+const PART: usize = board::PART_BYTES as usize;
 
 /// What the other region does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +65,10 @@ impl Upstream for OtherRegion {
         Some(Primary { node: NodeId::from_public_key([1; 32]), region: "eu".into() })
     }
 
+    fn node(&self) -> NodeId {
+        NodeId::from_public_key([2; 32])
+    }
+
     fn others(&self, _: &AccountName) -> Vec<Primary> {
         Vec::new()
     }
@@ -81,17 +88,15 @@ impl Upstream for OtherRegion {
         unasked()
     }
 
-    async fn blob(
+    async fn open_blob(
         &self,
         _: &Primary,
         repository: &RepositoryName,
         digest: &Digest,
-        beginning_bytes: u64,
+        opening: BlobOpening,
     ) -> Result<RemoteBlob, RegistryError> {
-        let blob = self.registry.load_local_blob(repository, &self.taken_for(digest)).await?;
-        let (outboard, root) = self.registry.load_outboard(&blob).await?;
-        let beginning = self.read(repository, digest, 0..beginning_bytes.min(blob.size_bytes)).await;
-        Ok(RemoteBlob { verifier: Verifier::new(&outboard, root).unwrap(), beginning })
+        let name = self.taken_for(digest);
+        self.registry.open_blob_for(self.node(), repository, &name, opening, Duration::ZERO).await
     }
 
     async fn blob_part(
@@ -100,6 +105,8 @@ impl Upstream for OtherRegion {
         repository: &RepositoryName,
         digest: &Digest,
         range: Range<u64>,
+        _: Duration,
+        _: Priority,
     ) -> Result<Bytes, RegistryError> {
         let asked = self.asked.fetch_add(1, Ordering::SeqCst);
         let right = self.read(repository, digest, range.clone()).await;

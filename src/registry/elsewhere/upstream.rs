@@ -1,16 +1,16 @@
 //! Where the content of an account comes from when another region is its primary.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName, Tag};
 
-use super::AccountSums;
+use super::{AccountSums, Priority};
 use crate::external::ManifestAnswer;
 use crate::metadata::PulledNames;
 use crate::registry::{ManifestTarget, Page, PutManifest, Referrer, RegistryError};
-use crate::storage::Verifier;
 
 /// The node that decides about an account's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,12 +34,30 @@ pub struct RemoteManifest {
     pub is_stale: bool,
 }
 
-/// A blob that another region has, with what tells right bytes from wrong ones, and its beginning.
+/// What is asked about a blob before its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlobOpening {
+    /// How many bytes of its beginning: whole groups.
+    pub beginning_bytes: u64,
+    /// Whether its tree is wanted.
+    pub with_tree: bool,
+    /// Whether a node that does not have it is to fetch it, for the asker as well.
+    pub to_lead: bool,
+}
+
+/// A blob that another node has, with what tells right bytes from wrong ones. Nothing of it is verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteBlob {
-    /// Its size and the hashes of its groups.
-    pub verifier: Verifier,
-    /// Bytes from its beginning, verified; as many as were asked for, or all.
+    /// Its size.
+    pub size_bytes: u64,
+    /// The root of its BLAKE3 tree.
+    pub root: [u8; 32],
+    /// The pairs of that tree; empty where they were not asked for.
+    pub tree: Bytes,
+    /// Bytes from its beginning; as many as were asked for, or all.
     pub beginning: Bytes,
+    /// Other nodes that probably have it.
+    pub holders: Vec<NodeId>,
 }
 
 /// Something to be deleted.
@@ -55,7 +73,7 @@ pub enum Deletion {
 
 /// The other regions, as the registry sees them.
 ///
-/// Every method but the first asks a node and waits for its answer, with a deadline of its own; dropping the future
+/// What is not a look-up in memory asks a node and waits for its answer, with a deadline of its own; dropping the future
 /// abandons the question. All may fail with [`RegistryError::PrimaryUnreachable`], which says that nothing is known, and
 /// with what the other node refused.
 #[async_trait]
@@ -65,6 +83,37 @@ pub trait Upstream: Send + Sync + 'static {
 
     /// Nodes other than the primary that may hold content of an account, the likeliest first. A look-up in memory.
     fn others(&self, account: &AccountName) -> Vec<Primary>;
+
+    /// This node. A look-up in memory.
+    fn node(&self) -> NodeId;
+
+    /// The region of this node. A look-up in memory.
+    fn region(&self) -> Option<String> {
+        None
+    }
+
+    /// Other nodes of this node's region that keep content and are not down. A look-up in memory.
+    fn neighbours(&self) -> Vec<Primary> {
+        Vec::new()
+    }
+
+    /// Another node, where it keeps content and is not down. A look-up in memory.
+    fn holder(&self, node: NodeId) -> Option<Primary> {
+        let _ = node;
+        None
+    }
+
+    /// Whether a node is known to be down. A look-up in memory.
+    fn is_down(&self, node: NodeId) -> bool {
+        let _ = node;
+        false
+    }
+
+    /// How long a packet to a node and back takes, where that is known. A look-up in memory.
+    fn round_trip(&self, node: NodeId) -> Option<Duration> {
+        let _ = node;
+        None
+    }
 
     /// Whether what this node holds of another's account is to stay, since it holds a replica. A look-up in memory.
     fn keeps_content(&self, account: &AccountName) -> bool {
@@ -150,22 +199,25 @@ pub trait Upstream: Send + Sync + 'static {
         digest: &Digest,
     ) -> Result<u64, RegistryError>;
 
-    /// A blob with its first `beginning_bytes`, whole groups of them.
-    async fn blob(
+    /// What a blob is, and its beginning.
+    async fn open_blob(
         &self,
         from: &Primary,
         repository: &RepositoryName,
         digest: &Digest,
-        beginning_bytes: u64,
+        opening: BlobOpening,
     ) -> Result<RemoteBlob, RegistryError>;
 
-    /// A part of a blob, not verified: exactly these bytes.
+    /// A part of a blob, not verified: exactly these bytes. A node that has only some of the blob yet waits so long for
+    /// the part to come, then says [`RegistryError::BlobOnTheWay`]. The link carries what is urgent first.
     async fn blob_part(
         &self,
         from: &Primary,
         repository: &RepositoryName,
         digest: &Digest,
         range: Range<u64>,
+        wait: Duration,
+        priority: Priority,
     ) -> Result<Bytes, RegistryError>;
 
     /// Names of tags, as [`Registry::list_tags`](crate::registry::Registry::list_tags) gives them.

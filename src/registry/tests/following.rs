@@ -51,6 +51,10 @@ impl Upstream for Way {
         Some(Primary { node, region: "eu".into() })
     }
 
+    fn node(&self) -> NodeId {
+        NodeId::from_public_key([2; 32])
+    }
+
     fn others(&self, _: &AccountName) -> Vec<Primary> {
         Vec::new()
     }
@@ -76,7 +80,13 @@ impl Upstream for Way {
         Err(RegistryError::Interrupted)
     }
 
-    async fn blob(&self, _: &Primary, _: &RepositoryName, _: &Digest, _: u64) -> Result<RemoteBlob, RegistryError> {
+    async fn open_blob(
+        &self,
+        _: &Primary,
+        _: &RepositoryName,
+        _: &Digest,
+        _: BlobOpening,
+    ) -> Result<RemoteBlob, RegistryError> {
         Err(RegistryError::Interrupted)
     }
 
@@ -86,6 +96,8 @@ impl Upstream for Way {
         _: &RepositoryName,
         _: &Digest,
         _: Range<u64>,
+        _: Duration,
+        _: Priority,
     ) -> Result<Bytes, RegistryError> {
         Err(RegistryError::Interrupted)
     }

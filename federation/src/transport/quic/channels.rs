@@ -18,6 +18,8 @@ pub(super) fn number(channel: Channel) -> u8 {
         Channel::Admission => 2,
         Channel::Status => 3,
         Channel::Content => 4,
+        Channel::Bulk => 5,
+        Channel::Background => 6,
     }
 }
 
@@ -28,6 +30,8 @@ pub(super) fn of_number(number: u8) -> Option<Channel> {
         2 => Some(Channel::Admission),
         3 => Some(Channel::Status),
         4 => Some(Channel::Content),
+        5 => Some(Channel::Bulk),
+        6 => Some(Channel::Background),
         _ => None,
     }
 }
@@ -41,7 +45,7 @@ pub(super) fn limits(channel: Channel) -> Limits {
         Channel::Admission => (4 * KIB, MIB),
         Channel::Status => (KIB, 64 * KIB),
         // Manifests with what is said about them; the tree of a large blob.
-        Channel::Content => (16 * MIB, 16 * MIB),
+        Channel::Content | Channel::Bulk | Channel::Background => (16 * MIB, 16 * MIB),
     };
     Limits { request_bytes, answer_bytes }
 }
@@ -53,6 +57,8 @@ pub(super) fn priority(channel: Channel) -> i32 {
         Channel::Command => 20,
         Channel::Admission | Channel::Status => 10,
         Channel::Content => 0,
+        Channel::Bulk => -10,
+        Channel::Background => -20,
     }
 }
 
@@ -62,9 +68,10 @@ mod tests {
 
     #[test]
     fn every_channel_has_its_own_number() {
-        for channel in [Channel::Consensus, Channel::Command, Channel::Admission, Channel::Status, Channel::Content] {
+        let small = [Channel::Consensus, Channel::Command, Channel::Admission, Channel::Status];
+        for channel in small.into_iter().chain([Channel::Content, Channel::Bulk, Channel::Background]) {
             assert_eq!(of_number(number(channel)), Some(channel));
         }
-        assert_eq!(of_number(5), None);
+        assert_eq!(of_number(7), None);
     }
 }

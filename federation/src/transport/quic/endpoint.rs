@@ -84,6 +84,8 @@ fn transport_config(options: &QuicOptions) -> TransportConfig {
     transport.max_idle_timeout(Some(IdleTimeout::try_from(options.idle_timeout).unwrap_or(VarInt::MAX.into())));
     transport.keep_alive_interval(Some(options.keep_alive_interval));
     transport.stream_receive_window(VarInt::from_u32(options.stream_receive_window_bytes));
+    // Answers that were begun first end first: parts of a blob arrive in order.
+    transport.send_fairness(false);
     transport.send_window(options.send_window_bytes);
     transport.congestion_controller_factory(Arc::new(LossTolerantConfig));
     transport.congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));

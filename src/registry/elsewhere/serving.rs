@@ -1,0 +1,153 @@
+//! What other nodes get of a blob: from what is stored here, or from a flight that is under way.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use keppel_federation::vocabulary::{Digest, NodeId, RepositoryName};
+use tokio::time::Instant;
+
+use super::Elsewhere;
+use super::flight::{Flight, Progress};
+use super::upstream::{BlobOpening, RemoteBlob};
+use crate::registry::{Priority, Registry, RegistryError};
+
+impl Registry {
+    /// What a blob is, for another node, with its beginning. `patience`: how long to wait for one from outside. Whoever
+    /// asks is taken for a holder from then on.
+    ///
+    /// Cancel safety: a transfer that this began goes on.
+    ///
+    /// # Errors
+    /// [`RegistryError::BlobUnknown`], [`RegistryError::BlobOnTheWay`], [`RegistryError::PrimaryUnreachable`], or our own
+    /// trouble.
+    pub async fn open_blob_for(
+        &self,
+        asker: NodeId,
+        repository: &RepositoryName,
+        digest: &Digest,
+        opening: BlobOpening,
+        patience: Duration,
+    ) -> Result<RemoteBlob, RegistryError> {
+        let holders = &self.inner.holders;
+        let blob = match self.load_blob_for_region(repository, digest, patience).await {
+            Ok(blob) => blob,
+            Err(unknown @ RegistryError::BlobUnknown { .. }) => {
+                // Whoever may be waiting for the asker has nothing to give.
+                let elsewhere = self.inner.elsewhere(&repository.account()).filter(|_| opening.to_lead);
+                let flight = self.lead(elsewhere.ok_or(unknown)?, repository, digest).await?;
+                let head = flight.head()?;
+                let beginning_bytes = head.beginning.len().min(opening.beginning_bytes as usize);
+                return Ok(RemoteBlob {
+                    size_bytes: flight.size_bytes(),
+                    root: head.root,
+                    tree: if opening.with_tree { head.tree.clone() } else { bytes::Bytes::new() },
+                    beginning: head.beginning.slice(..beginning_bytes),
+                    holders: Vec::new(),
+                });
+            }
+            Err(error) => return Err(error),
+        };
+        let (outboard, root) = self.load_outboard(&blob).await?;
+        let end = blob.size_bytes.min(opening.beginning_bytes);
+        let beginning = match end {
+            0 => Vec::new(),
+            end => self.read_local(repository, digest, 0..end).await?,
+        };
+        let named = holders.named(digest, asker);
+        holders.note(digest, asker);
+        Ok(RemoteBlob {
+            size_bytes: blob.size_bytes,
+            root,
+            tree: if opening.with_tree { outboard.pairs } else { bytes::Bytes::new() },
+            beginning: beginning.into(),
+            holders: named,
+        })
+    }
+
+    /// A part of a blob for another node. What is still on its way here is waited for.
+    ///
+    /// # Errors
+    /// [`RegistryError::BlobUnknown`], [`RegistryError::BlobOnTheWay`], or our own trouble.
+    pub async fn read_blob_for(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Range<u64>,
+        wait: Duration,
+    ) -> Result<Vec<u8>, RegistryError> {
+        match self.read_local(repository, digest, range.clone()).await {
+            Err(unknown @ RegistryError::BlobUnknown { .. }) => {
+                let flight = self.inner.flights.under_way(repository, digest).ok_or(unknown)?;
+                match read_in_flight(&flight, range.clone(), wait).await? {
+                    Some(bytes) => Ok(bytes),
+                    None => self.read_local(repository, digest, range).await,
+                }
+            }
+            read => read,
+        }
+    }
+
+    /// The flight that another node may have its parts of.
+    async fn lead(
+        &self,
+        elsewhere: Elsewhere,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Arc<Flight>, RegistryError> {
+        let inner = &self.inner;
+        let flight = inner.flights.lead(elsewhere, repository, digest).await?;
+        flight.start(inner, Priority::Pull);
+        inner.copies.want(&repository.account());
+        Ok(flight)
+    }
+
+    async fn read_local(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let blob = self.load_local_blob(repository, digest).await?;
+        let range = range.start.min(blob.size_bytes)..range.end.min(blob.size_bytes);
+        let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+        let mut pieces = self.open_blob(&blob, range).await?;
+        while let Some(piece) = pieces.try_next().await? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+}
+
+/// Waits for a part and reads it. `None`: all of the blob is stored by now.
+async fn read_in_flight(flight: &Flight, range: Range<u64>, wait: Duration) -> Result<Option<Vec<u8>>, RegistryError> {
+    let (mut progress, until) = (flight.progress.subscribe(), Instant::now() + wait);
+    let mut range = range;
+    loop {
+        if flight.head().is_ok() {
+            range.end = range.end.min(flight.size_bytes());
+        }
+        let now = progress.borrow_and_update().clone();
+        match now {
+            Progress::Stored => return Ok(None),
+            Progress::Arrived(arrived) if arrived >= range.end && flight.head().is_ok() => break,
+            Progress::Arrived(_) => {}
+            Progress::NotKept(_) | Progress::Wrong => return Err(RegistryError::BlobUnknown { digest: flight.digest }),
+        }
+        match tokio::time::timeout_at(until, progress.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(RegistryError::Interrupted),
+            Err(_) => return Err(RegistryError::BlobOnTheWay { digest: flight.digest }),
+        }
+    }
+    let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+    while (bytes.len() as u64) < range.end - range.start {
+        let at = range.start + bytes.len() as u64;
+        match flight.read_arrived(at, range.end - at).await {
+            Some(more) => bytes.extend_from_slice(&more),
+            None => return Err(RegistryError::BlobOnTheWay { digest: flight.digest }),
+        }
+    }
+    Ok(Some(bytes))
+}
