@@ -56,12 +56,14 @@ async fn a_region_that_stops_in_mid_blob_is_left_out_and_named() {
     let pull = tokio::spawn(async move { client.get(&asked).await });
     until_received(&ap, 4 * MIB).await;
     us.signal(libc::SIGSTOP);
+    let (start, before) = (Instant::now(), transfers(&ap).await);
     let pulled = pull.await.expect("it ends").expect(200);
     us.signal(libc::SIGCONT);
     assert!(pulled.body == layer);
     let metrics = ap.client.get("/metrics").await.expect(200).text();
     let dropped = metrics.lines().filter(|line| line.starts_with("keppel_transfer_sources_dropped_total{"));
-    assert!(dropped.clone().any(|line| line.contains("region=\"us\"")), "{:?}", dropped.collect::<Vec<_>>());
+    let is_named = dropped.clone().any(|line| line.contains("region=\"us\""));
+    assert!(is_named, "after {:?}:\n{before}\n{}", start.elapsed(), transfers(&ap).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -338,7 +338,7 @@ impl Board {
     pub(super) fn silent(&mut self, now: Duration) -> Vec<usize> {
         let others = self.sources.iter().filter(|source| source.state != State::Dropped).count();
         let is_silent = |source: &Source| {
-            let limit = SILENCE_MIN.max(source.pace * 8);
+            let limit = SILENCE_MIN.max(source.pace * 4);
             let is_barren = now.saturating_sub(self.progress_at) > BARREN_MAX;
             let is_asked = match source.state {
                 State::Live => source.outstanding > 0,

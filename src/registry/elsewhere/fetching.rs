@@ -160,7 +160,10 @@ impl Fetcher {
                 let error = self.flight.unusable(&source, "a part of a blob does not fit its hashes");
                 (Failure::Wrong, error)
             }
-            Err(error @ RegistryError::PrimaryUnreachable { .. }) => (Failure::Unreachable, error),
+            Err(error @ RegistryError::PrimaryUnreachable { .. }) => {
+                self.flight.blame(&source, Fault::Unreachable);
+                (Failure::Unreachable, error)
+            }
             Err(error @ RegistryError::BlobOnTheWay { .. }) => (Failure::NotYet, error),
             Err(error) => (Failure::Absent, error),
         };

@@ -16,6 +16,8 @@ pub(super) enum Fault {
     Wrong,
     /// It was asked and said nothing.
     Silent,
+    /// It was asked and could not be reached.
+    Unreachable,
 }
 
 impl Fault {
@@ -23,6 +25,7 @@ impl Fault {
         match self {
             Self::Wrong => "wrong",
             Self::Silent => "silent",
+            Self::Unreachable => "unreachable",
         }
     }
 
@@ -31,6 +34,7 @@ impl Fault {
         match self {
             Self::Wrong => Duration::from_secs(600),
             Self::Silent => Duration::from_secs(30),
+            Self::Unreachable => Duration::from_secs(5),
         }
     }
 }
@@ -44,12 +48,6 @@ pub(super) struct Standing {
 impl Standing {
     /// Notes a fault: in a metric, and in the log unless the node was in disgrace already.
     pub(super) fn blame(&self, node: &Primary, fault: Fault, digest: &Digest) {
-        let labels = [
-            ("peer", node.node.short().to_string()),
-            ("region", node.region.clone()),
-            ("reason", fault.as_str().into()),
-        ];
-        metrics::counter!("keppel_transfer_sources_dropped_total", &labels).increment(1);
         let now = Instant::now();
         let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
         until.retain(|_, until| *until > now);
@@ -59,6 +57,9 @@ impl Standing {
         until.insert(node.node, end);
         drop(until);
         if known.is_none() {
+            let (peer, region) = (node.node.short().to_string(), node.region.clone());
+            let labels = [("peer", peer), ("region", region), ("reason", fault.as_str().into())];
+            metrics::counter!("keppel_transfer_sources_dropped_total", &labels).increment(1);
             let (peer, region, reason) = (node.node, &node.region, fault.as_str());
             tracing::warn!(%peer, region, reason, %digest, "a node is not asked for blobs for a while");
         }
