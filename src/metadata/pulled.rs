@@ -43,7 +43,13 @@ impl Reader<'_> {
         })
     }
 
-    /// Manifests of a repository that name a digest somewhere, a thousand at most.
+    /// Whether a repository has more manifests than so many.
+    pub fn has_more_manifests(&self, repository: RepositoryId, count: u64) -> Result<bool, MetadataError> {
+        let sql = "SELECT 1 FROM repositories WHERE id = ?1 AND manifest_count > ?2";
+        Ok(self.get_row(sql, params![repository.0, count as i64], |_| Ok(()))?.is_some())
+    }
+
+    /// Manifests of a repository that name a digest somewhere, a thousand at most. Reads all of them.
     pub fn list_manifests_naming(
         &self,
         repository: RepositoryId,

@@ -207,7 +207,14 @@ impl Registry {
         let Place::Here { account, key, blake3 } = &blob.place else {
             return Err(RegistryError::BlobUnknown { digest: blob.digest });
         };
-        Ok((self.inner.storage.load_outboard(account, key, blake3).await?, *blake3))
+        match self.inner.storage.load_outboard(account, key, blake3).await {
+            Ok(outboard) => Ok((outboard, *blake3)),
+            Err(error) if error.is_damage() => {
+                self.note_damage(blob, &error).await?;
+                Err(RegistryError::BlobUnknown { digest: blob.digest })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Opens a part of a blob for reading. `range` is in bytes and within the blob. Where what is stored here turns out to

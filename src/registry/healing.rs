@@ -139,18 +139,7 @@ impl Registry {
         error: StorageError,
     ) -> Result<BlobStream, RegistryError> {
         let (repository, digest) = (blob.repository(), &blob.digest);
-        match self.inner.blob_here(repository, digest).await {
-            // The row names these bytes, so they should be there. What was deleted is not damaged.
-            Ok(row) if Some(&row.storage_key) == blob.storage_key() => {
-                if self.mark_broken(&row).await? {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(error, %repository, %digest, "the stored bytes of a blob are lost or wrong");
-                }
-            }
-            // Others have found out, and perhaps healed it already.
-            Ok(_) | Err(RegistryError::BlobUnknown { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        self.note_damage(blob, &error).await?;
         self.forget_stored(repository, digest);
         match self.load_blob(repository, digest, true).await {
             Ok(again) if again.size_bytes == blob.size_bytes => {
@@ -161,6 +150,24 @@ impl Registry {
             }
             // Nobody has it.
             Ok(_) | Err(RegistryError::BlobUnknown { .. }) => Err(error.into()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes that the bytes which are stored here of a blob turned out to be lost or wrong, if they are still its bytes.
+    pub(super) async fn note_damage(&self, blob: &BlobInfo, error: &StorageError) -> Result<(), RegistryError> {
+        let (repository, digest) = (blob.repository(), &blob.digest);
+        match self.inner.blob_here(repository, digest).await {
+            // The row names these bytes, so they should be there. What was deleted is not damaged.
+            Ok(row) if Some(&row.storage_key) == blob.storage_key() => {
+                if self.mark_broken(&row).await? {
+                    let error = error as &dyn std::error::Error;
+                    tracing::error!(error, %repository, %digest, "the stored bytes of a blob are lost or wrong");
+                }
+                Ok(())
+            }
+            // Others have found out, and perhaps healed it already.
+            Ok(_) | Err(RegistryError::BlobUnknown { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -14,6 +14,8 @@ use crate::metadata::{BlobId, PulledRow};
 
 /// What was used so lately is never evicted, in seconds: a pull has several requests, and they come with pauses.
 const UNUSED_SECONDS_MIN: i64 = 600;
+/// In repositories of so many manifests at the most they are read to find out which of them name a blob that was pulled.
+const READ_AT_ONCE_MAX: u64 = 10_000;
 /// Blobs looked at together.
 const BATCH: usize = 100;
 /// Uses that may wait to be written.
@@ -74,7 +76,12 @@ impl Inner {
             let (Some(blob), Some(id)) = (blob, reader.get_repository(&name)?) else {
                 return Ok::<_, RegistryError>(None);
             };
-            Ok(Some((blob, reader.list_manifests_naming(id, &wanted)?)))
+            // Among very many it would take long, for every blob. Before any sweep they are all read, and this is found.
+            let manifests = match reader.has_more_manifests(id, READ_AT_ONCE_MAX)? {
+                true => Vec::new(),
+                false => reader.list_manifests_naming(id, &wanted)?,
+            };
+            Ok(Some((blob, manifests)))
         });
         let Some((blob, manifests)) = found.await? else { return Ok(()) };
         // The account may have had it before, from a push.

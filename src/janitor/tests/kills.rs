@@ -141,7 +141,16 @@ async fn make_region(directory: tempfile::TempDir) -> (tempfile::TempDir, i64) {
     let missing = bench.push("acme/lib", &[b"missing layer"], "invalid", None, &["invalid"]).await;
     bench.lose_mount("acme/lib", b"missing layer").await;
     assert!(bench.images("acme/lib").await.contains_key(&missing));
-    (bench.directory, bench.registry.now())
+    let Bench { directory, registry, work, .. } = bench;
+    let now = registry.now();
+    drop((registry, work));
+    // It is closed, and can be copied, once the log of the database is gone.
+    let (log, start) = (directory.path().join("metadata.db-wal"), std::time::Instant::now());
+    while log.exists() {
+        assert!(start.elapsed() < Duration::from_secs(30), "the database stays open");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    (directory, now)
 }
 
 /// All that is here, in words that say nothing of times and keys.
@@ -207,6 +216,41 @@ async fn lost(bench: &Bench) -> Vec<Digest> {
     lost
 }
 
+/// Dies before each write of a task, one after the other; says what its next run did not finish, or what was lost.
+async fn check(template: &Path, now: i64, name: &str, writes_min: u64, act: Act) -> Result<(), String> {
+    let (bench, mortal) = open_mortal(copied(template), now, u64::MAX);
+    let before = state(&bench).await;
+    act(&bench).await.unwrap();
+    let writes = mortal.writes();
+    assert!((writes_min..WRITES_MAX).contains(&writes), "{name} has {writes} writes");
+    bench.run(Task::StorageSweep).await;
+    let expected = state(&bench).await;
+    assert_ne!(before, expected, "{name} finds nothing to do");
+    act(&bench).await.unwrap();
+    assert_eq!(state(&bench).await, expected, "{name} finds more to do when it runs again");
+
+    for write in 1..=writes {
+        let (bench, mortal) = open_mortal(copied(template), now, write);
+        let lost_before = lost(&bench).await;
+        let _ = act(&bench).await;
+        assert!(mortal.is_dead(), "{name} ended before write {write}");
+        let Bench { directory, registry, work, .. } = bench;
+        drop((registry, work));
+        let (bench, _) = open_mortal(directory, now, u64::MAX);
+        let lost = lost(&bench).await;
+        if lost.iter().any(|digest| !lost_before.contains(digest)) {
+            return Err(format!("{name}, dead before write {write} of {writes}, lost {lost:?}"));
+        }
+        act(&bench).await.map_err(|error| format!("{name} after write {write}: {error}"))?;
+        bench.run(Task::StorageSweep).await;
+        let state = state(&bench).await;
+        if state != expected {
+            return Err(format!("{name}, dead before write {write} of {writes}, left {state:#?}, not {expected:#?}"));
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dying_before_any_write_of_any_task_leaves_nothing_that_the_next_run_does_not_finish() {
     let (template, now) = make_region(tempfile::tempdir().unwrap()).await;
@@ -214,32 +258,53 @@ async fn dying_before_any_write_of_any_task_leaves_nothing_that_the_next_run_doe
     damage(&storage, b"damaged layer", Some(b"damaged lAyer"));
     damage(&storage, b"lost layer", None);
     for (name, writes_min, act) in ACTS {
-        let (bench, mortal) = open_mortal(copied(template.path()), now, u64::MAX);
-        let before = state(&bench).await;
-        act(&bench).await.unwrap();
-        let writes = mortal.writes();
-        assert!((writes_min..WRITES_MAX).contains(&writes), "{name} has {writes} writes");
-        bench.run(Task::StorageSweep).await;
-        let expected = state(&bench).await;
-        assert_ne!(before, expected, "{name} finds nothing to do");
-        act(&bench).await.unwrap();
-        assert_eq!(state(&bench).await, expected, "{name} finds more to do when it runs again");
+        assert_eq!(check(template.path(), now, name, writes_min, act).await, Ok(()));
+    }
+}
 
-        for write in 1..=writes {
-            let (bench, mortal) = open_mortal(copied(template.path()), now, write);
-            let lost_before = lost(&bench).await;
-            let _ = act(&bench).await;
-            assert!(mortal.is_dead(), "{name} ended before write {write}");
-            let Bench { directory, registry, work, .. } = bench;
-            drop((registry, work));
-            let (bench, _) = open_mortal(directory, now, u64::MAX);
-            let lost: Vec<Digest> = lost(&bench).await;
-            assert!(lost.iter().all(|digest| lost_before.contains(digest)), "{name} lost {lost:?} at write {write}");
-            act(&bench).await.unwrap_or_else(|error| panic!("{name} after write {write}: {error}"));
-            bench.run(Task::StorageSweep).await;
-            assert_eq!(state(&bench).await, expected, "{name}, dead before write {write} of {writes}");
+/// Deletes blobs that nobody needs, in the wrong order.
+async fn sweep_bytes_first(bench: &Bench) -> Result<(), RegistryError> {
+    let acme = AccountName::parse("acme").unwrap();
+    for number in 0..4_u8 {
+        let (name, digest) = (acme.clone(), digest_of(&[number; 40]));
+        let blob = bench.registry.metadata().read(move |reader| match reader.get_account(&name)? {
+            Some(id) => reader.get_account_blob(id, &digest),
+            None => Ok(None),
+        });
+        let Some(blob) = blob.await.map_err(RegistryError::Metadata)? else { continue };
+        bench.registry.storage().delete_blob(&acme, &blob.storage_key).await?;
+        let deleted = bench.registry.metadata().write(move |transaction| transaction.delete_unneeded_blob(blob.id));
+        deleted.await.map_err(RegistryError::Metadata)?;
+    }
+    Ok(())
+}
+
+/// Deletes a blob that nobody needs, and two more only if it was there.
+async fn sweep_once(bench: &Bench) -> Result<(), RegistryError> {
+    let acme = AccountName::parse("acme").unwrap();
+    for number in 0..3_u8 {
+        let (name, digest) = (acme.clone(), digest_of(&[number; 40]));
+        let deleted = bench.registry.metadata().write(move |transaction| {
+            let Some(id) = transaction.get_account(&name)? else { return Ok(false) };
+            match transaction.get_account_blob(id, &digest)? {
+                Some(blob) => transaction.delete_unneeded_blob(blob.id),
+                None => Ok(false),
+            }
+        });
+        if !deleted.await.map_err(RegistryError::Metadata)? {
+            return Ok(());
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_go_before_their_row_and_work_that_is_not_gone_on_with_are_caught() {
+    let (template, now) = make_region(tempfile::tempdir().unwrap()).await;
+    let lost = check(template.path(), now, "wrong order", 8, |bench| sweep_bytes_first(bench).boxed()).await;
+    assert!(lost.clone().is_err_and(|fault| fault.contains("lost")), "{lost:?}");
+    let left = check(template.path(), now, "not gone on", 3, |bench| sweep_once(bench).boxed()).await;
+    assert!(left.clone().is_err_and(|fault| fault.contains("left")), "{left:?}");
 }
 
 /// Changes or removes the stored file with this content.
