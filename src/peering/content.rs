@@ -53,12 +53,7 @@ impl RegistryContent {
                 Ok(Answer::BlobSize(blob.size_bytes))
             }
             Question::Blob { repository, digest, beginning_bytes } => {
-                let blob = match registry.load_blob_for_region(&repository, &digest, FETCH_PATIENCE).await {
-                    Err(RegistryError::BlobUnknown { .. }) if !registry.is_elsewhere(&repository.account()) => {
-                        registry.load_missing_for_region(&repository, &digest, FETCH_PATIENCE).await?
-                    }
-                    known => known?,
-                };
+                let blob = registry.load_blob_for_region(&repository, &digest, FETCH_PATIENCE).await?;
                 let (outboard, blake3) = registry.load_outboard(&blob).await?;
                 let end = blob.size_bytes.min(beginning_bytes).min(PART_MAX_BYTES);
                 let beginning = self.read(&repository, &digest, 0..end).await?;

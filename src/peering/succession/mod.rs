@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use keppel_federation::Federation;
 use keppel_federation::claims::{AccountState, ClaimsError, Member, Outcome, Role};
+use keppel_federation::transport::TransportError;
 use keppel_federation::vocabulary::{AccountName, NodeId, Region};
 use tokio::time::Instant;
 
@@ -32,6 +33,9 @@ const BRIEF_DEADLINE: Duration = Duration::from_secs(10);
 const FETCH_STEP: Duration = Duration::from_secs(8);
 /// How long a question may take that moves an account.
 const MOVE_DEADLINE: Duration = Duration::from_secs(70);
+/// How often a node is asked again to which there is no connection, or whose connection was closed.
+const RECONNECT_TRIES: u32 = 8;
+const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Who is to become the primary, and what that would mean.
@@ -154,7 +158,18 @@ async fn ask(
     let answer = match node == federation.node() {
         true => answer_here(federation, registry, node, question).await,
         false => {
-            let asked = federation.ask(node, encode(&Question::Succession(question)), deadline).await;
+            let (question, mut tries) = (encode(&Question::Succession(question)), 0);
+            let asked = loop {
+                let asked = federation.ask(node, question.clone(), deadline).await;
+                // A node that has just started again is behind a connection that is no more. All of these may be asked twice.
+                let is_over =
+                    matches!(asked, Ok(_) | Err(TransportError::Timeout { .. } | TransportError::Refused { .. }));
+                tries += 1;
+                if is_over || tries > RECONNECT_TRIES {
+                    break asked;
+                }
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+            };
             match decode(&asked.map_err(|error| reason_of(&error))?).map_err(|error| error.to_string())? {
                 Answer::Succession(answer) => answer,
                 _ => return Err("its answer does not fit the question".to_owned()),
@@ -209,13 +224,19 @@ async fn answer_question(
         }
         Q::TakeOver { account, epoch } => {
             let (federation, registry) = (federation.clone(), registry.clone());
-            // Whoever asked may go away; what has begun comes to its end.
-            let work = tokio::spawn(async move { take_over(&federation, &registry, &account, epoch).await });
+            // Whoever asked may go away, and ask again; what has begun comes to its end.
+            let work = tokio::spawn(async move {
+                let taken = take_over(&federation, &registry, &account, epoch).await;
+                taken.or_else(|reason| taken_before(&federation, &account, epoch).ok_or(reason))
+            });
             Ok(A::Taken { epoch: work.await.map_err(|_| "it ended unexpectedly")?? })
         }
         Q::FailOver { account, epoch } => {
             let (federation, registry) = (federation.clone(), registry.clone());
-            let work = tokio::spawn(async move { seize(&federation, &registry, &account, epoch).await });
+            let work = tokio::spawn(async move {
+                let taken = seize(&federation, &registry, &account, epoch).await;
+                taken.or_else(|reason| taken_before(&federation, &account, epoch).ok_or(reason))
+            });
             Ok(A::Taken { epoch: work.await.map_err(|_| "it ended unexpectedly")?? })
         }
         Q::HandOver { account, epoch, window_ms } => {
@@ -280,6 +301,12 @@ async fn take_over_at(
     let how = if in_time { Handover::Given } else { Handover::Seized };
     registry.take_account(account, how).await.map_err(in_words)?;
     Ok(next)
+}
+
+/// The epoch that this node has begun when it was asked the same before.
+fn taken_before(federation: &Federation, account: &AccountName, epoch: u64) -> Option<u64> {
+    let claimed = federation.state().account(account)?;
+    (claimed.owner == federation.node() && claimed.epoch == epoch + 1).then_some(claimed.epoch)
 }
 
 /// Becomes the primary without the one that is.

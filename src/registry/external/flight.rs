@@ -131,7 +131,13 @@ impl Registry {
     ) -> Result<BlobInfo, RegistryError> {
         let known = self.load_local_blob(repository, digest).await;
         let Err(RegistryError::BlobUnknown { .. }) = known else { return known };
-        let Some(mirror) = self.inner.mirror(&repository.account()) else { return known };
+        let Some(mirror) = self.inner.mirror(&repository.account()) else {
+            return match self.is_elsewhere(&repository.account()) {
+                true => known,
+                // The primary may have taken the account over without it.
+                false => self.load_missing_for_region(repository, digest, patience).await,
+            };
+        };
         if let Some(blob) = self.mount_from_account(&mirror, repository, digest).await? {
             return Ok(blob);
         }
