@@ -64,7 +64,11 @@ pub(super) async fn run_telling(
             tracing::info!(account = %owned.account, digest = %owned.digest, url, "a blob was healed");
             note(registry, "repair", &place, &format!("from {url}"));
         }
-        Healing::NotNeeded => report.say(format!("{place}: {fault}; it is right by now, or nobody needs it")),
+        Healing::NotNeeded => {
+            // A pull was quicker: nothing is left to be repaired.
+            report.faults = 0;
+            report.say(format!("{place}: {fault}; it is right by now, or nobody needs it"));
+        }
         Healing::Nowhere => {
             report.say(format!("{place}: {fault}; nobody who can be reached has it: push it again"));
             let images = registry.metadata().read(move |reader| reader.list_affected_images(blob, AFFECTED_MAX));
