@@ -18,7 +18,7 @@ use super::{
     service::ApiState,
 };
 use crate::auth::{Access, AuthError, Caller, Challenge, ChallengeError, Right};
-use crate::registry::FirstPull;
+use crate::registry::{FirstPull, RegistryError};
 
 pub(crate) use crate::auth::Action;
 
@@ -97,7 +97,7 @@ impl<'a> Visitor<'a> {
             // Whoever shows nothing is asked to, so that a login is not taken for good without being looked at.
             Scope::Base => !self.is_anonymous() || self.caller.has_token(),
             Scope::Catalog => self.caller.may_list() && !self.is_anonymous(),
-            Scope::Api { .. } => !self.is_anonymous(),
+            Scope::Api { .. } => !self.is_anonymous() && (!self.caller.has_token() || self.caller.may_use_api()),
             Scope::Repository { name, action } => {
                 let repository = self.place.parse(self.state, name);
                 self.may(&repository.map_err(|error| ApiError::name_invalid(&error))?, action)
@@ -147,6 +147,18 @@ impl<'a> Visitor<'a> {
         match self.state.auth().is_open() || self.access(repository).first_pull {
             true => FirstPull::Allowed,
             false => FirstPull::Refused,
+        }
+    }
+
+    /// The refusal of a first pull: whoever shows nothing is asked to, since others may have things fetched.
+    pub(crate) fn refuse_first_pull(&self, name: &str, error: RegistryError) -> ApiError {
+        match error {
+            RegistryError::FirstPullRefused { .. } if self.is_anonymous() => {
+                let scope = Scope::Repository { name, action: Action::Pull };
+                let error = self.caller.has_token().then_some(ChallengeError::InsufficientScope);
+                ApiError::unauthorized(&self.challenge(scope, error))
+            }
+            other => other.into(),
         }
     }
 

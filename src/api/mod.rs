@@ -87,8 +87,14 @@ fn router(state: ApiState) -> Router {
         .route("/keppel/v1/openapi.json", get(openapi::get_document))
         .route("/keppel/v1/docs", get(openapi::get_page))
         .route("/keppel/v1/{*rest}", any(keppel::answer))
+        .method_not_allowed_fallback(wrong_method)
         .fallback(nothing_here)
         .with_state(state)
+}
+
+/// The `Allow` header is the router's.
+async fn wrong_method() -> (StatusCode, &'static str) {
+    (StatusCode::METHOD_NOT_ALLOWED, "this endpoint does not know the method\n")
 }
 
 /// For people who come by with a browser.

@@ -60,6 +60,11 @@ impl Caller {
         !self.limit_on(REGISTRY, CATALOG).is_empty()
     }
 
+    /// Whether the credentials are good for the registry's own API at all.
+    pub fn may_use_api(&self) -> bool {
+        !self.limit_on(KEPPEL, API).is_empty()
+    }
+
     /// Whether they run the registry, and their credentials allow all of that.
     pub fn is_operator(&self) -> bool {
         self.authority().operator && self.limit_on(KEPPEL, API) == ActionSet::ALL

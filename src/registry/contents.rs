@@ -49,14 +49,14 @@ impl Registry {
     /// Repositories of an account whose path follows `after`. `limit` is cut to the longest page.
     ///
     /// # Errors
-    /// [`RegistryError::AccountElsewhere`], or our own trouble.
+    /// [`RegistryError::PrimaryUnreachable`], or our own trouble.
     pub async fn list_account_repositories(
         &self,
         account: &AccountName,
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page<ListedRepository>, RegistryError> {
-        self.refuse_elsewhere(account)?;
+        self.refuse_unless_listed_here(account)?;
         let (account, after) = (account.clone(), format!("{account}/{}", after.unwrap_or_default()));
         let limit = limit.min(self.inner.options.page_size_max);
         self.inner
@@ -72,14 +72,14 @@ impl Registry {
     /// Manifests of a repository whose digests follow `after`. `limit` is cut to the longest page.
     ///
     /// # Errors
-    /// [`RegistryError::RepositoryUnknown`], [`RegistryError::AccountElsewhere`], or our own trouble.
+    /// [`RegistryError::RepositoryUnknown`], [`RegistryError::PrimaryUnreachable`], or our own trouble.
     pub async fn list_manifests(
         &self,
         repository: &RepositoryName,
         after: Option<Digest>,
         limit: usize,
     ) -> Result<Page<ManifestEntry>, RegistryError> {
-        self.refuse_elsewhere(&repository.account())?;
+        self.refuse_unless_listed_here(&repository.account())?;
         let repository = repository.clone();
         let limit = limit.min(self.inner.options.page_size_max);
         self.inner

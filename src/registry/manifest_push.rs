@@ -252,10 +252,16 @@ fn record(
             inner.charge(transaction, &repository.account(), account, more)?;
         }
     }
+    // What a copy refers to may come later; then its size is what it says.
+    let described = description.blobs.iter().chain(&description.children).map(|one| one.size);
+    let referenced_bytes = match origin {
+        Origin::Client => references.size_bytes,
+        Origin::Elsewhere => described.fold(0, u64::saturating_add),
+    };
     let manifest = NewManifest {
         digest: checked.digest,
         media_type: description.kind.media_type(),
-        total_size_bytes: checked.bytes.len() as u64 + references.size_bytes,
+        total_size_bytes: checked.bytes.len() as u64 + referenced_bytes,
         subject: description.subject,
         artifact_type: description.artifact_type,
         annotations: serde_json::to_string(&description.annotations).unwrap_or_else(|_| "{}".into()),

@@ -98,3 +98,25 @@ async fn an_account_that_was_made_a_moment_ago_elsewhere_is_never_said_not_to_ex
     eu.signal(libc::SIGCONT);
     us.signal(libc::SIGCONT);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_listings_of_an_account_are_there_in_every_region_that_uses_it() {
+    let [eu, us, _ap] = three_regions();
+    let image = ImageBuilder::new(5).layers(2).build();
+    eu.client.push_image("acme/app", "v1", &image).await;
+    let (repositories, manifests) =
+        ("/keppel/v1/accounts/acme/repositories", "/keppel/v1/accounts/acme/repositories/app/_manifests");
+    // The first look begins the copy; until it is complete nothing is said of what there is.
+    while us.client.get(repositories).await.status != 200 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let (there, here) = (eu.client.get(manifests).await.expect(200), us.client.get(manifests).await.expect(200));
+    assert_eq!(here.json(), there.json());
+    // What a repository takes up is what it takes up in this region.
+    let listed = us.client.get(repositories).await.expect(200).json();
+    assert_eq!(
+        (&listed["repositories"][0]["name"], &listed["repositories"][0]["tag_count"]),
+        (&"app".into(), &1.into())
+    );
+    us.client.get("/keppel/v1/accounts/acme/repositories/nothing/_manifests").await.expect(404);
+}

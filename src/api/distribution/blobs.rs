@@ -14,7 +14,8 @@ pub(super) async fn get(call: &Call<'_>, name: &str, digest: &str) -> Answer {
     let registry = call.state.registry();
     let (repository, digest) = (call.repository(name)?, parse_digest(digest)?);
     let first_pull = call.visitor.first_pull(&repository);
-    let blob = registry.load_blob_for(&repository, &digest, !call.is_head(), first_pull).await?;
+    let blob = registry.load_blob_for(&repository, &digest, !call.is_head(), first_pull).await;
+    let blob = blob.map_err(|error| call.visitor.refuse_first_pull(name, error))?;
     let etag = format!("\"{digest}\"");
     let mut response = empty(StatusCode::OK);
     let headers = response.headers_mut();

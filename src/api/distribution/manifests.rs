@@ -61,7 +61,8 @@ pub(super) async fn get(call: &Call<'_>, name: &str, reference: &str) -> Answer 
         false => Reference::Tag(Tag::parse(reference).map_err(|error| ApiError::no_such_tag(&error))?),
     };
     let first_pull = call.visitor.first_pull(&repository);
-    let manifest = call.state.registry().load_manifest_for(&repository, &reference, first_pull).await?;
+    let manifest = call.state.registry().load_manifest_for(&repository, &reference, first_pull).await;
+    let manifest = manifest.map_err(|error| call.visitor.refuse_first_pull(name, error))?;
     respond(call.state, &manifest, call.headers, call.is_head())
 }
 

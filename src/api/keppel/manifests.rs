@@ -31,7 +31,7 @@ pub(super) async fn delete(call: &Call<'_>, account: &str, repository: &str, dig
 /// `DELETE …/_tags/<name>`: a tag, and not the manifest.
 pub(super) async fn delete_tag(call: &Call<'_>, account: &str, repository: &str, tag: &str) -> Answer {
     let repository = load(call, account, repository, Action::Delete)?;
-    let tag = Tag::parse(tag).map_err(|_| Refusal::plain(StatusCode::NOT_FOUND, "no such tag"))?;
+    let tag = Tag::parse(tag).map_err(|_| Refusal::plain(StatusCode::NOT_FOUND, format!("no such tag: {tag}")))?;
     call.state.registry().delete_tag(&repository, &tag).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -57,7 +57,7 @@ pub(super) async fn get_report(call: &Call<'_>, account: &str, repository: &str,
 
 /// Only a digest in its one form names a manifest here.
 fn parse_digest(text: &str) -> Result<Digest, Refusal> {
-    Digest::parse(text).map_err(|_| Refusal::plain(StatusCode::NOT_FOUND, "no such manifest"))
+    Digest::parse(text).map_err(|_| Refusal::plain(StatusCode::NOT_FOUND, format!("no such manifest: {text}")))
 }
 
 fn show(entry: &ManifestEntry) -> Value {

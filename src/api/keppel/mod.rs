@@ -121,6 +121,16 @@ impl Refusal {
         }
     }
 
+    /// The same, saying which account there is not.
+    fn naming(self, endpoint: Endpoint<'_>) -> Self {
+        match (self, endpoint.account()) {
+            (Self::Plain(status, reason), Some(account)) if reason == AccountError::Unknown.to_string() => {
+                Self::Plain(status, format!("{reason}: {account}"))
+            }
+            (refusal, _) => refusal,
+        }
+    }
+
     fn forbidden() -> Self {
         Self::plain(StatusCode::FORBIDDEN, "you are not allowed to do this")
     }
@@ -202,7 +212,7 @@ async fn dispatch(state: &ApiState, peer: &Peer, request_id: &HeaderValue, reque
     let visitor = Visitor::identify(state, &parts.headers, &parts.uri, peer, scope).await?;
     let pending = change(endpoint, &parts.method, state).map(|change| visitor.pending(change, request_id));
     let answer = match visitor.authorize(scope) {
-        Ok(()) => carry_out(state, &visitor, endpoint, &parts, body).await,
+        Ok(()) => carry_out(state, &visitor, endpoint, &parts, body).await.map_err(|refusal| refusal.naming(endpoint)),
         Err(refusal) => Err(refusal.into()),
     };
     if let Some(pending) = pending {
@@ -296,6 +306,8 @@ fn document(document: &Value) -> Response {
 
 /// An answer that is one line of text.
 fn plain(status: StatusCode, line: &str) -> Response {
+    // What the client wrote may be in it.
+    let line = line.replace(char::is_control, " ");
     let mut response = (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], format!("{line}\n")).into_response();
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));

@@ -109,6 +109,11 @@ impl<'a> Endpoint<'a> {
         Some((kind, target, Some(account)))
     }
 
+    /// The account that the path names.
+    pub(super) fn account(self) -> Option<&'a str> {
+        self.target()?.2
+    }
+
     /// What the credentials must be good for, as far as that does not depend on roles.
     pub(super) fn action(self, method: &Method) -> Action {
         match *method {

@@ -51,7 +51,7 @@ pub(super) fn load(
     let (entry, name) = match (call.state.accounts().load(&account), name) {
         (Ok((entry, _)), Ok(name)) => (entry, name),
         (Ok((entry, _)), Err(_)) if call.visitor.has(Right::ViewAccount, &entry.tenant) => {
-            return Err(Refusal::plain(StatusCode::NOT_FOUND, "no such repository"));
+            return Err(Refusal::plain(StatusCode::NOT_FOUND, format!("no such repository: {account}/{repository}")));
         }
         _ => return Err(AccountError::Unknown.into()),
     };

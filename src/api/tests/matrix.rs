@@ -347,7 +347,7 @@ fn outcome_of(answer: &Answer, is_head: bool) -> Outcome {
     match answer.status {
         StatusCode::UNAUTHORIZED => Challenged,
         StatusCode::FORBIDDEN => Refused,
-        StatusCode::NOT_FOUND if text == "no such account\n" => Hidden,
+        StatusCode::NOT_FOUND if text.starts_with("no such account: ") => Hidden,
         // Without a body, the two kinds of absence are one.
         StatusCode::NOT_FOUND if is_head && text.is_empty() => Hidden,
         _ => Through,

@@ -18,6 +18,10 @@ pub(super) fn read<T: serde::de::DeserializeOwned>(
     if !value.is_object() {
         return Err(SettingsError::new(if root.is_empty() { "body" } else { root }, "must be an object"));
     }
+    let misshapen = match unknown {
+        Unknown::Refused => misshapen(root, root, &value),
+        Unknown::Allowed => None,
+    };
     let mut stranger = None;
     let mut note = |path: serde_ignored::Path<'_>| {
         stranger.get_or_insert_with(|| render(&path));
@@ -38,8 +42,42 @@ pub(super) fn read<T: serde::de::DeserializeOwned>(
         (Ok(_), Some(path)) if unknown == Unknown::Refused => {
             Err(SettingsError::new(place(&path), "is not a field that is known here"))
         }
-        (Ok(document), _) => Ok(document),
+        (Ok(document), _) => misshapen.map_or(Ok(document), Err),
     }
+}
+
+/// The fields that are lists of objects.
+const LISTS_OF_OBJECTS: [&str; 5] = ["rbac_policies", "gc_policies", "tag_policies", "platform_filter", "policies"];
+/// The fields that are lists of texts.
+const LISTS_OF_TEXTS: [&str; 5] =
+    ["permissions", "forbidden_permissions", "required_labels", "os.features", "features"];
+/// The fields that are objects; of scan policies also `action`.
+const OBJECTS: [&str; 6] = ["validation", "replication", "upstream", "time_constraint", "older_than", "newer_than"];
+
+/// A value that is a list where none belongs, or an object. What serde makes of documents takes a list for an object whose
+/// fields are in that order, and an object for one of several words.
+fn misshapen(root: &str, place: &str, value: &serde_json::Value) -> Option<SettingsError> {
+    use serde_json::Value;
+    let fault = |place: &str, what: &str| Some(SettingsError::new(place, format!("must {what}")));
+    value.as_object()?.iter().find_map(|(key, value)| {
+        let place = if place.is_empty() { key.clone() } else { format!("{place}.{key}") };
+        let holds_objects = LISTS_OF_OBJECTS.contains(&key.as_str());
+        match value {
+            Value::Array(items) if holds_objects || LISTS_OF_TEXTS.contains(&key.as_str()) => {
+                items.iter().enumerate().find_map(|(at, item)| match (holds_objects, item.is_object()) {
+                    (true, true) => misshapen(root, &format!("{place}[{at}]"), item),
+                    (true, false) => fault(&format!("{place}[{at}]"), "be an object"),
+                    (false, _) => (!item.is_string()).then(|| fault(&format!("{place}[{at}]"), "be a text"))?,
+                })
+            }
+            Value::Array(_) => fault(&place, "not be a list"),
+            Value::Object(_) if OBJECTS.contains(&key.as_str()) || (root.is_empty() && key == "action") => {
+                misshapen(root, &place, value)
+            }
+            Value::Object(_) => fault(&place, "not be an object"),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+        }
+    })
 }
 
 /// A missing field is reported at the object that lacks it; its own path says more.
@@ -63,5 +101,32 @@ fn render(path: &serde_ignored::Path<'_>) -> String {
             outer => format!("{outer}.{key}"),
         },
         Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => render(parent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AccountSettings;
+    use serde_json::json;
+
+    #[test]
+    fn lists_and_objects_stand_only_where_they_belong() {
+        for (fields, place) in [
+            (json!({"validation": []}), "account.validation"),
+            (json!({"rbac_policies": [["a", "b", "10.0.0.0/8", ["pull"], []]]}), "account.rbac_policies[0]"),
+            (json!({"gc_policies": [[".*", "", "", "", false, null, "delete"]]}), "account.gc_policies[0]"),
+            (
+                json!({"gc_policies": [{"match_repository": ".*", "action": {"delete": null}}]}),
+                "account.gc_policies[0].action",
+            ),
+            (
+                json!({"gc_policies": [{"match_repository": ".*", "action": "delete",
+                    "time_constraint": {"on": "pushed_at", "older_than": [1, "s"]}}]}),
+                "account.gc_policies[0].time_constraint.older_than",
+            ),
+        ] {
+            let error = AccountSettings::from_request(fields).unwrap_err().to_string();
+            assert!(error.starts_with(place), "{error}");
+        }
     }
 }

@@ -86,6 +86,19 @@ impl Registry {
         }
     }
 
+    /// Refuses what is answered from the copy that is here of another region's account, until there is one.
+    pub(super) fn refuse_unless_listed_here(&self, account: &AccountName) -> Result<(), RegistryError> {
+        let Some(Elsewhere { primary, .. }) = self.inner.elsewhere(account) else { return Ok(()) };
+        match self.inner.copies.is_complete(account) {
+            true => Ok(()),
+            false => {
+                self.inner.copies.want(account);
+                let reason = "this region has only begun to copy what there is: try again in a moment".to_owned();
+                Err(RegistryError::PrimaryUnreachable { account: account.clone(), region: primary.region, reason })
+            }
+        }
+    }
+
     /// Whether another node decides about the account.
     pub fn is_elsewhere(&self, account: &AccountName) -> bool {
         self.inner.elsewhere(account).is_some()
