@@ -88,7 +88,6 @@ fn transport_config(options: &QuicOptions) -> TransportConfig {
     transport.send_fairness(false);
     transport.send_window(options.send_window_bytes);
     transport.congestion_controller_factory(Arc::new(LossTolerantConfig));
-    transport.congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));
     transport.datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_BYTES));
     transport.datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES);
     transport
