@@ -9,6 +9,7 @@ mod eager;
 mod faults;
 mod federation;
 mod healing;
+mod histories;
 mod leases;
 mod mirrors;
 mod moves;
