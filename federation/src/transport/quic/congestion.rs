@@ -3,7 +3,7 @@
 //! Long lines lose packets for other reasons than full queues. At 100 ms and 1 % lost, Cubic (RFC 9438) carries 1 Mbit/s
 //! whatever the line could. A queue that fills shows in the round trip as well, and one that is too short to show loses a good
 //! part of what is sent. So a loss counts only when the round trip has grown, or when much is lost, or when nothing comes through.
-//! Rejected: BBR of the QUIC library, which is marked as experimental, and halves what a line without loss carries.
+//! Rejected: BBR of the QUIC library, which measured the same, and is marked as experimental.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
