@@ -1,5 +1,6 @@
 //! The tasks over a registry whose clock is moved by hand.
 
+mod claims;
 mod histories;
 mod kills;
 mod mortal;

@@ -90,8 +90,9 @@ impl Default for MetadataOptions {
 /// A region's metadata. Cheap to clone; the last clone to go stops the writer, after it has done what it was given.
 #[derive(Clone)]
 pub struct Metadata {
-    writer: Arc<writer::Writer>,
+    // Closed before the writer: whoever closes last moves the log into the database, which a reader must not.
     readers: Arc<connection::Readers>,
+    writer: Arc<writer::Writer>,
 }
 
 impl Metadata {

@@ -59,7 +59,7 @@ async fn repair(bench: &Bench) -> Result<(), RegistryError> {
 }
 
 /// A region in a folder, as a process that dies before a certain write has it.
-fn open_mortal(directory: tempfile::TempDir, now: i64, dies_before: u64) -> (Bench, Arc<Mortal>) {
+pub(super) fn open_mortal(directory: tempfile::TempDir, now: i64, dies_before: u64) -> (Bench, Arc<Mortal>) {
     let mortal = Mortal::new(dies_before);
     let metadata = Metadata::open(&directory.path().join("metadata.db"), &MetadataOptions::default()).unwrap();
     let gate = mortal.clone();
@@ -85,7 +85,7 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-fn copied(template: &Path) -> tempfile::TempDir {
+pub(super) fn copied(template: &Path) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     copy_folder(template, directory.path());
     directory
@@ -141,8 +141,13 @@ async fn make_region(directory: tempfile::TempDir) -> (tempfile::TempDir, i64) {
     let missing = bench.push("acme/lib", &[b"missing layer"], "invalid", None, &["invalid"]).await;
     bench.lose_mount("acme/lib", b"missing layer").await;
     assert!(bench.images("acme/lib").await.contains_key(&missing));
+    let now = bench.registry.now();
+    (close(bench).await, now)
+}
+
+/// Closes a region, so that its folder can be copied.
+pub(super) async fn close(bench: Bench) -> tempfile::TempDir {
     let Bench { directory, registry, work, .. } = bench;
-    let now = registry.now();
     drop((registry, work));
     // It is closed, and can be copied, once the log of the database is gone.
     let (log, start) = (directory.path().join("metadata.db-wal"), std::time::Instant::now());
@@ -150,7 +155,7 @@ async fn make_region(directory: tempfile::TempDir) -> (tempfile::TempDir, i64) {
         assert!(start.elapsed() < Duration::from_secs(30), "the database stays open");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    (directory, now)
+    directory
 }
 
 /// All that is here, in words that say nothing of times and keys.
