@@ -205,6 +205,7 @@ impl Config {
             manifest_sync_interval: self.janitor.manifest_sync_interval,
             account_deletion_interval: self.janitor.account_deletion_interval,
             managed_accounts_interval: self.janitor.managed_accounts_interval,
+            pulls_told_interval: self.janitor.pulls_told_interval,
             managed_accounts: ManagedAccountsOptions {
                 file: self.janitor.managed_accounts_file.clone(),
                 protected: self.janitor.protected_accounts.clone(),

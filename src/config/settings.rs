@@ -281,6 +281,9 @@ sections! {
         managed_accounts_file: Option<PathBuf> = "", example "/etc/keppel/accounts.toml";
         /// How often the file is read again.
         managed_accounts_interval: Duration = "1m", from "1s" to "1d";
+        /// How often primaries in other regions are told what was pulled here. It must be well below the 10 minutes for which
+        /// a new image is protected: retention counts the pulls of all regions.
+        pulls_told_interval: Duration = "2m", from "1s" to "5m";
         /// Accounts that are never deleted because the file does not name them.
         protected_accounts: Vec<AccountName> = [];
     }

@@ -19,7 +19,7 @@
 //! | `audit_expire` | 1 h | removes those that are past their time |
 //! | `events_trim` | 1 min | removes old events of the accounts' logs |
 //! | [`idle_uploads`] | 1 min | closes the files of sessions that wait for their client |
-//! | [`pull_times`] | 10 s | writes the pull times gathered in memory |
+//! | [`pull_times`] | 10 s, 2 min | writes the pull times gathered in memory, and tells primaries in other regions |
 //! | [`pulled_blobs`] | 1 min | evicts what merely passed through, when there is too much of it |
 //!
 //! Claims need no announcing: they are decided in the federation's replicated log, which every node has, and an account that
@@ -102,6 +102,8 @@ pub struct JanitorOptions {
     pub account_deletion_interval: Duration,
     /// Between two looks at the file of managed accounts.
     pub managed_accounts_interval: Duration,
+    /// Between two times that primaries in other regions are told of pulls.
+    pub pulls_told_interval: Duration,
     /// Which accounts are managed.
     pub managed_accounts: ManagedAccountsOptions,
     /// How long a blob stays that no manifest refers to: for as long a client may count on what it was told is there.
@@ -132,6 +134,7 @@ impl Default for JanitorOptions {
             manifest_sync_interval: Duration::from_secs(3600),
             account_deletion_interval: Duration::from_secs(60),
             managed_accounts_interval: Duration::from_secs(60),
+            pulls_told_interval: Duration::from_secs(120),
             managed_accounts: ManagedAccountsOptions::default(),
             grace: Duration::from_secs(4 * 3600),
             io_budget_bytes_per_second: 64 << 20,
@@ -163,6 +166,7 @@ impl Janitor {
         let pull_times_interval = registry.options().pull_times_interval;
         janitor.recur("idle_uploads", options.idle_uploads_interval, &registry, idle_uploads::run);
         janitor.recur("pull_times", pull_times_interval, &registry, pull_times::run);
+        janitor.recur("pulls_told", options.pulls_told_interval, &registry, pull_times::tell);
         janitor.recur("pulled_blobs", PULLED_BLOBS_INTERVAL, &registry, pulled_blobs::run);
         let trim = |registry: Registry| async move { registry.trim_events().await };
         janitor.recur("events_trim", EVENTS_TRIM_INTERVAL, &registry, trim);

@@ -19,6 +19,10 @@ pub struct Region {
 
 impl Region {
     fn start(name: &str, is_first: bool) -> Self {
+        Self::start_with(name, is_first, &[])
+    }
+
+    fn start_with(name: &str, is_first: bool, more: &[&str]) -> Self {
         let port = UdpSocket::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
         let settings = [
             format!("federation.region={name}"),
@@ -36,7 +40,8 @@ impl Region {
             "external.plain_http_hosts=[\"127.0.0.1\"]".into(),
             "external.tag_freshness=0s".into(),
         ];
-        let options: Vec<_> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        let settings = settings.iter().map(String::as_str).chain(more.iter().copied());
+        let options: Vec<_> = settings.flat_map(|setting| ["--set", setting]).collect();
         let server = Server::start_with_options(&options);
         Self { client: server.client(), server }
     }
@@ -162,7 +167,13 @@ pub fn one_and_three() -> (Region, [Region; 3]) {
 
 /// Three regions that are one federation.
 pub fn three_regions() -> [Region; 3] {
-    let regions = [Region::start("eu", true), Region::start("us", false), Region::start("ap", false)];
+    three_regions_with(&[])
+}
+
+/// Three regions that are one federation, with more settings.
+pub fn three_regions_with(more: &[&str]) -> [Region; 3] {
+    let regions = [("eu", true), ("us", false), ("ap", false)];
+    let regions = regions.map(|(name, is_first)| Region::start_with(name, is_first, more));
     for (region, name) in [(&regions[1], "us"), (&regions[2], "ap")] {
         let invitation = regions[0].told(&["invite", "--region", name]);
         region.told(&["join", &invitation]);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::copies::rows;
-use crate::federation::{Region, three_regions, until};
+use crate::federation::{Region, three_regions, three_regions_with, until};
 use crate::harness::Image;
 
 /// Runs a statement on the metadata of a region behind its back.
@@ -48,5 +48,20 @@ async fn a_copy_that_went_wrong_is_put_right_by_the_janitor_and_pull_times_reach
     for (tag, image) in [("v1", &first), ("v2", &second)] {
         let answer = us.client.get(&format!("/v2/acme/app/manifests/{tag}")).await.expect(200);
         assert_eq!(answer.body, image.manifest.bytes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_in_another_region_counts_at_the_primary_soon() {
+    let [eu, us, _ap] = three_regions_with(&["janitor.pulls_told_interval=1s", "registry.pull_times_interval=1s"]);
+    let image = Image::small(1);
+    eu.client.push_image("acme/app", "v1", &image).await;
+    us.client.assert_image("acme/app", "v1", &image).await;
+    let start = std::time::Instant::now();
+    while rows(&eu, "SELECT count(*) FROM manifests WHERE last_pulled_at IS NOT NULL") != 1 {
+        assert!(start.elapsed() < std::time::Duration::from_secs(40), "the primary does not hear of the pull");
+        // It counts once the account is followed, which the first pull began.
+        us.client.get("/v2/acme/app/manifests/v1").await.expect(200);
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
 }
