@@ -122,7 +122,7 @@ async fn make_region(directory: tempfile::TempDir) -> (tempfile::TempDir, i64) {
     bench.clock.advance(GRACE);
     bench.run(Task::MountSweep).await;
     // For the mount sweep: some are marked for long, in two repositories, and some are not yet.
-    for (name, content) in [("acme/app", b"one"), ("acme/lib", b"two"), ("acme/more", b"tre")] {
+    for (name, content) in [("acme/app", b"one"), ("acme/lib", b"two"), ("acme/more", b"six")] {
         put_blob(&bench.registry, &repository(name), content).await.unwrap();
     }
     bench.run(Task::MountSweep).await;
