@@ -68,7 +68,11 @@ impl Readers {
             let _permit = permit;
             let lent = Lent { readers: &readers, connection: readers.take() };
             match &lent.connection {
-                Some(connection) => query(&Reader::new(connection)),
+                Some(connection) => {
+                    // All that it reads is of one moment. Given back, also when the query panics.
+                    let _moment = connection.unchecked_transaction().map_err(MetadataError::from)?;
+                    query(&Reader::new(connection))
+                }
                 None => Err(MetadataError::Closed.into()),
             }
         });

@@ -109,7 +109,8 @@ impl Metadata {
         Ok(Self { writer: Arc::new(writer), readers: Arc::new(readers) })
     }
 
-    /// Runs `query` on a read-only connection, off the async threads, and gives its answer.
+    /// Runs `query` on a read-only connection, off the async threads, and gives its answer. All that it reads is of the
+    /// moment of its first statement, whatever is written meanwhile.
     ///
     /// Cancel safety: dropping the future abandons the answer; the query runs to its end.
     ///

@@ -582,3 +582,27 @@ async fn a_database_without_room_says_so_and_goes_on_when_there_is_room_again() 
     limit(1_000_000).await.unwrap();
     fill(2).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_one_read_sees_is_of_one_moment() {
+    let database = open();
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+    let metadata = database.metadata.clone();
+    let reading = tokio::spawn(async move {
+        let read = metadata.read(move |reader| {
+            let before = reader.list_accounts(None, 10)?.len();
+            begun.send(()).unwrap();
+            goes_on.recv().unwrap();
+            Ok::<_, MetadataError>((before, reader.list_accounts(None, 10)?.len()))
+        });
+        read.await.unwrap()
+    });
+    begins.await.unwrap();
+    let made = database.metadata.write(|transaction| transaction.ensure_account(&repository().account(), 1).map(drop));
+    made.await.map_err(|error: MetadataError| error).unwrap();
+    go_on.send(()).unwrap();
+    assert_eq!(reading.await.unwrap(), (0, 0));
+    let after = database.metadata.read(|reader| Ok::<_, MetadataError>(reader.list_accounts(None, 10)?.len())).await;
+    assert_eq!(after.unwrap(), 1);
+}

@@ -167,3 +167,31 @@ async fn a_large_blob_that_went_bad_comes_right_from_another_region_and_not_at_a
         assert!(eu.client.get(&path_of(&sha256(bytes))).await.expect(200).body == *bytes);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_third_region_gets_what_the_primary_has_lost_from_whoever_has_it() {
+    let [eu, us, ap] = three_regions();
+    let images: Vec<Image> =
+        (0..8).map(|seed| ImageBuilder::new(seed).layers(1).layer_bytes(300_000).build()).collect();
+    for (number, image) in images.iter().enumerate() {
+        eu.client.push_image("acme/app", &format!("v{number}"), image).await;
+        us.client.assert_image("acme/app", &format!("v{number}"), image).await;
+    }
+    for path in blob_files(eu.server.data()) {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("the owner may");
+        let bytes = std::fs::read(&path).expect("a file");
+        // Deleted, cut, and emptied, in turns.
+        let done = match bytes.iter().map(|byte| usize::from(*byte)).sum::<usize>() % 3 {
+            0 => std::fs::remove_file(&path),
+            1 => std::fs::write(&path, &bytes[..bytes.len() / 2]),
+            _ => std::fs::write(&path, b""),
+        };
+        done.expect("it can be damaged");
+    }
+    for image in &images {
+        for blob in image.blobs() {
+            let pulled = ap.client.get(&path_of(&blob.digest())).await.expect(200);
+            assert!(pulled.body == blob.bytes, "{} came wrong", blob.digest());
+        }
+    }
+}

@@ -42,6 +42,8 @@ struct Copy {
     exact_at: Option<Duration>,
     /// It is to be listed from the beginning, whatever its place is.
     wants_listing: bool,
+    /// All of it was here at some time since the process started.
+    was_whole: bool,
     /// What the manifests have together that are known to be missing, in bytes, as the primary told last.
     backlog: Option<u64>,
 }
@@ -188,7 +190,12 @@ impl Copies {
         })
     }
 
-    /// Whether all of the account was here at some time.
+    /// Whether all of the account was here at some time: what is here may be out of date, or be listed anew just now.
+    pub(in crate::registry) fn was_whole(&self, account: &AccountName) -> bool {
+        self.lock().copies.get(account).is_some_and(|copy| copy.was_whole)
+    }
+
+    /// Whether all of the account is here up to its place.
     pub(in crate::registry) fn is_complete(&self, account: &AccountName) -> bool {
         let state = self.lock();
         state.copies.get(account).is_some_and(|copy| copy.state == FollowState::Following && !copy.wants_listing)
@@ -222,6 +229,7 @@ impl Copies {
     pub(super) fn moved(&self, account: &AccountName, cursor: Cursor, head: u64, confirmed: Option<u64>) {
         if let Some(copy) = self.lock().copies.get_mut(account) {
             copy.state = FollowState::Following;
+            copy.was_whole = true;
             copy.listing = None;
             copy.cursor = cursor;
             copy.head = head.max(cursor.sequence);
@@ -313,6 +321,7 @@ impl Copy {
             head: row.cursor.sequence,
             exact_at: None,
             wants_listing: false,
+            was_whole: row.state == FollowState::Following,
             backlog: None,
         }
     }
@@ -348,6 +357,19 @@ mod tests {
 
     fn at(sequence: u64) -> Cursor {
         Cursor { sequence, stamp: 1 }
+    }
+
+    #[test]
+    fn what_was_whole_is_so_while_it_is_listed_anew() {
+        let copies = Copies::default();
+        copies.want(&acme());
+        copies.listed(&acme(), ListPlace::beginning(), at(0));
+        assert!(!copies.was_whole(&acme()));
+        copies.moved(&acme(), at(3), 3, Some(3));
+        copies.relist(&acme());
+        assert!(copies.was_whole(&acme()) && !copies.is_complete(&acme()));
+        copies.listed(&acme(), ListPlace::beginning(), at(3));
+        assert!(copies.was_whole(&acme()) && !copies.is_complete(&acme()));
     }
 
     #[test]

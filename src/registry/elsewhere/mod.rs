@@ -89,7 +89,7 @@ impl Registry {
     /// Refuses what is answered from the copy that is here of another region's account, until there is one.
     pub(super) fn refuse_unless_listed_here(&self, account: &AccountName) -> Result<(), RegistryError> {
         let Some(Elsewhere { primary, .. }) = self.inner.elsewhere(account) else { return Ok(()) };
-        match self.inner.copies.is_complete(account) {
+        match self.inner.copies.was_whole(account) {
             true => Ok(()),
             false => {
                 self.inner.copies.want(account);
@@ -253,7 +253,7 @@ impl Inner {
     ) -> Result<Page<T>, RegistryError> {
         let account = repository.account();
         match asked {
-            Err(error @ RegistryError::PrimaryUnreachable { .. }) if self.copies.is_complete(&account) => {
+            Err(error @ RegistryError::PrimaryUnreachable { .. }) if self.copies.was_whole(&account) => {
                 match known.await {
                     Ok(page) if !page.items.is_empty() => {
                         metrics::counter!("keppel_stale_answers_total").increment(1);

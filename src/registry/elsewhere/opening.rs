@@ -155,7 +155,10 @@ impl Flight {
         let asked = self.ask(primary, WHOLE);
         tokio::pin!(asked);
         let error = match timeout(self.primary_patience(), &mut asked).await {
-            Ok(Ok(blob)) => return self.head_of_primary(blob),
+            Ok(Ok(blob)) => match self.head_of_primary(blob) {
+                Ok(head) => return Ok(head),
+                Err(unfit) => Some(unfit),
+            },
             Ok(Err(error)) if is_unreachable(&error) => Some(error),
             Ok(Err(error)) => return Err(error),
             Err(_) => None,
@@ -297,8 +300,9 @@ impl Flight {
     }
 }
 
+/// Whether the primary cannot give the blob now, which says nothing of others: it cannot be asked, or its bytes are bad.
 fn is_unreachable(error: &RegistryError) -> bool {
-    matches!(error, RegistryError::PrimaryUnreachable { .. })
+    matches!(error, RegistryError::PrimaryUnreachable { .. } | RegistryError::BlobOnTheWay { .. })
 }
 
 #[cfg(test)]

@@ -30,31 +30,50 @@ impl Registry {
         opening: BlobOpening,
         patience: Duration,
     ) -> Result<RemoteBlob, RegistryError> {
-        let holders = &self.inner.holders;
-        let blob = match self.load_blob_for_region(repository, digest, patience).await {
-            Ok(blob) => blob,
-            Err(unknown @ RegistryError::BlobUnknown { .. }) => {
-                // Whoever may be waiting for the asker has nothing to give.
-                let elsewhere = self.inner.elsewhere(&repository.account()).filter(|_| opening.to_lead);
-                let flight = self.lead(elsewhere.ok_or(unknown)?, repository, digest).await?;
+        let here = self.open_blob_here(asker, repository, digest, opening, patience).await;
+        let Err(unknown @ RegistryError::BlobUnknown { .. }) = here else { return here };
+        match self.inner.elsewhere(&repository.account()) {
+            // Whoever may be waiting for the asker has nothing to give.
+            Some(elsewhere) if opening.to_lead => {
+                let flight = self.lead(elsewhere, repository, digest).await?;
                 let head = flight.head()?;
                 let beginning_bytes = head.beginning.len().min(opening.beginning_bytes as usize);
-                return Ok(RemoteBlob {
+                Ok(RemoteBlob {
                     size_bytes: flight.size_bytes(),
                     root: head.root,
                     tree: if opening.with_tree { head.tree.clone() } else { bytes::Bytes::new() },
                     beginning: head.beginning.slice(..beginning_bytes),
                     holders: Vec::new(),
-                });
+                })
             }
-            Err(error) => return Err(error),
-        };
+            Some(_) => Err(unknown),
+            // The primary's own bytes are lost or wrong. That they are not there is no answer for another region.
+            None => match self.load_damaged_blob(repository, digest, true).await? {
+                Some(_) => Err(RegistryError::BlobOnTheWay { digest: *digest }),
+                None => Err(unknown),
+            },
+        }
+    }
+
+    async fn open_blob_here(
+        &self,
+        asker: NodeId,
+        repository: &RepositoryName,
+        digest: &Digest,
+        opening: BlobOpening,
+        patience: Duration,
+    ) -> Result<RemoteBlob, RegistryError> {
+        let holders = &self.inner.holders;
+        let blob = self.load_blob_for_region(repository, digest, patience).await?;
         let (outboard, root) = self.load_outboard(&blob).await?;
         let end = blob.size_bytes.min(opening.beginning_bytes);
         let beginning = match end {
             0 => Vec::new(),
             end => self.read_local(repository, digest, 0..end).await?,
         };
+        if beginning.len() as u64 != end {
+            return Err(RegistryError::BlobUnknown { digest: *digest });
+        }
         let named = holders.named(digest, asker);
         holders.note(digest, asker);
         Ok(RemoteBlob {
