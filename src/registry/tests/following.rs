@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use keppel_federation::vocabulary::NodeId;
 
 use super::*;
+use crate::metadata::PulledNames;
 use crate::model::uptime;
 
 /// The other region as the replica reaches it; counts the questions.
@@ -61,6 +62,15 @@ impl Upstream for Way {
 
     async fn sums(&self, _: &Primary, account: &AccountName, after: &str) -> Result<AccountSums, RegistryError> {
         self.ask().account_sums(account, after).await
+    }
+
+    async fn note_pulls(
+        &self,
+        _: &Primary,
+        repository: &RepositoryName,
+        pulled: &PulledNames,
+    ) -> Result<(), RegistryError> {
+        self.ask().note_pulls_elsewhere(repository, pulled.clone()).await
     }
 
     async fn manifest(
@@ -196,7 +206,7 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    fn new(lease: Duration) -> Self {
+    pub(super) fn new(lease: Duration) -> Self {
         let options = || RegistryOptions { lease, events_kept_max: 40, ..options() };
         let primary = open_in(tempfile::tempdir().unwrap(), options());
         let directory = tempfile::tempdir().unwrap();
