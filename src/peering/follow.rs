@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::content::BACKLOGS_MAX;
 use super::messages::{Answer, Question, decode, encode};
+use super::refusals::reason_of;
 use super::succession::{self, Roles};
-use super::upstream::reason_of;
 use crate::model::uptime;
 use crate::registry::{CopyLag, FollowAnswer, FollowRequest, NewsKind, Place, Registry, RegistryError};
 

@@ -12,8 +12,7 @@
 //! | [`backfill`] | keeps replicas whole that are to hold everything |
 //! | [`wait`] | has regions hold everything of an image |
 //! | `messages` | the questions and answers between nodes |
-//!
-//! Deliberately absent so far: more than one source for a blob.
+//! | `refusals` | what their refusals mean here |
 
 pub mod accounts;
 pub mod backfill;
@@ -22,6 +21,7 @@ pub mod content;
 pub mod follow;
 mod messages;
 pub mod records;
+mod refusals;
 pub mod succession;
 pub mod upstream;
 pub mod wait;

@@ -10,11 +10,11 @@ use keppel_federation::Federation;
 use keppel_federation::claims::{Member, Role};
 use keppel_federation::content::Urgency;
 use keppel_federation::membership::Health;
-use keppel_federation::transport::TransportError;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
 use tokio::time::Instant;
 
-use super::messages::{Answer, ExternalAnswer, Question, Refusal, Target, decode, encode};
+use super::messages::{Answer, ExternalAnswer, Question, Target, decode, encode};
+use super::refusals::{reason_of, refused};
 use crate::external::{ExternalManifest, ManifestAnswer};
 use crate::metadata::PulledNames;
 use crate::registry::{
@@ -120,70 +120,6 @@ fn kind_of(question: &Question) -> &'static str {
         Question::Succession(_) => "succession",
         Question::OpenBlob { .. } => "blob",
         Question::FlightPart { .. } => "blob_part",
-    }
-}
-
-/// What is in the way, without the names of nodes, which say nothing to a client.
-pub(super) fn reason_of(error: &TransportError) -> String {
-    match error {
-        TransportError::Timeout { after, .. } => format!("no answer within {after:?}"),
-        TransportError::Refused { reason, .. } => reason.clone(),
-        TransportError::UnknownNode(_) => "its address is not known".into(),
-        TransportError::NotConnected { cause, .. } | TransportError::Unreachable { cause, .. } => cause.clone(),
-        TransportError::TooLarge { .. } => error.to_string(),
-    }
-}
-
-fn refused(
-    refusal: Refusal,
-    repository: &RepositoryName,
-    question: &Question,
-    unreachable: &dyn Fn(String) -> RegistryError,
-) -> RegistryError {
-    use RegistryError as E;
-    let repository = repository.clone();
-    let moving = |reason: &str| E::AccountMoving { account: repository.account(), reason: reason.to_owned() };
-    match refusal {
-        // Whoever writes asks again: by then it is known here, too, where the account is.
-        Refusal::NotPrimary if is_write(question) => moving("the region that is asked is not its primary by now"),
-        Refusal::Moving if is_write(question) => moving("it is being moved to another region"),
-        Refusal::NotPrimary | Refusal::Moving => unreachable("it says that it is not the primary".into()),
-        Refusal::ManifestInvalid { reason } => E::ManifestInvalid { reason },
-        Refusal::ManifestTooLarge { limit_bytes } => E::ManifestTooLarge { limit_bytes },
-        Refusal::ManifestBlobsUnknown { digests } => E::ManifestBlobsUnknown { digests },
-        Refusal::DigestMismatch { expected, actual } => E::DigestMismatch { expected, actual },
-        Refusal::AccountUnknown => E::AccountUnknown { account: repository.account() },
-        Refusal::RepositoryUnknown => E::RepositoryUnknown { repository },
-        Refusal::ManifestUnknown => match reference_of(question) {
-            Some(reference) => E::ManifestUnknown { repository, reference },
-            None => E::RepositoryUnknown { repository },
-        },
-        Refusal::BlobUnknown { digest } => E::BlobUnknown { digest },
-        Refusal::ManifestHasParent { digest, parent } => E::ManifestHasParent { digest, parent },
-        Refusal::BlobInUse { digest, manifest } => E::BlobInUse { digest, manifest },
-        Refusal::StorageFull => unreachable("its storage is full".into()),
-        Refusal::Denied { reason } => E::RefusedElsewhere { reason },
-        Refusal::External { upstream, error } => E::External { account: repository.account(), upstream, error },
-        Refusal::OnTheWay { digest } => E::BlobOnTheWay { digest },
-        Refusal::ExternalReplica { upstream } => E::ExternalReplica { account: repository.account(), upstream },
-        Refusal::CopiesMissing { wanted, held, reason } => {
-            E::CopiesMissing { account: repository.account(), wanted, held, reason }
-        }
-        Refusal::Trouble => unreachable("something went wrong there; its log says what".into()),
-    }
-}
-
-fn is_write(question: &Question) -> bool {
-    use Question as Q;
-    matches!(question, Q::PutManifest { .. } | Q::DeleteManifest { .. } | Q::DeleteTag { .. } | Q::DeleteBlob { .. })
-}
-
-fn reference_of(question: &Question) -> Option<Reference> {
-    match question {
-        Question::Manifest { reference, .. } => Reference::parse(reference).ok(),
-        Question::DeleteManifest { digest, .. } => Some(Reference::Digest(*digest)),
-        Question::DeleteTag { tag, .. } => Some(Reference::Tag(tag.clone())),
-        _ => None,
     }
 }
 

@@ -8,7 +8,7 @@ use keppel_federation::claims::{Member, Role};
 use keppel_federation::vocabulary::{Digest, Reference, Region, RepositoryName};
 
 use super::messages::{Answer, Question, Refusal, decode, encode};
-use super::upstream::reason_of;
+use super::refusals::reason_of;
 use crate::registry::{ImageHolding, Registry};
 
 /// How long one look may take; transfers go on beyond it.

@@ -17,7 +17,7 @@ use keppel_federation::vocabulary::{AccountName, NodeId, Region};
 use tokio::time::Instant;
 
 use super::messages::{Answer, Question, SuccessionAnswer, SuccessionQuestion, decode, encode};
-use super::upstream::reason_of;
+use super::refusals::reason_of;
 use crate::metadata::Cursor;
 use crate::registry::{Handover, Readiness, Registry};
 
