@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -18,6 +20,9 @@ pub struct Provider {
     _output: BufReader<std::process::ChildStdout>,
     http: reqwest::Client,
 }
+
+/// How long the provider may take to start, to answer, or to let somebody in.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn node(script: &str) -> Command {
     let mut command = Command::new("node");
@@ -36,12 +41,24 @@ impl Provider {
             .stderr(Stdio::null())
             .spawn()
             .expect("node is there, which scripts/setup installs");
-        let mut issuer = String::new();
         let mut output = BufReader::new(child.stdout.take().expect("it has an output"));
-        output.read_line(&mut issuer).expect("the provider prints its issuer");
+        let (say, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut issuer = String::new();
+            let read = output.read_line(&mut issuer);
+            let _ = say.send(read.map(|_| (issuer, output)));
+        });
+        let started = said.recv_timeout(PATIENCE);
+        let Ok(started) = started else {
+            let state = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+            let _ = child.kill();
+            panic!("the provider did not say where it is within {PATIENCE:?}: {state}");
+        };
+        let (issuer, output) = started.expect("the provider prints its issuer");
         assert!(issuer.starts_with("http://"), "the provider did not start");
         let http = reqwest::Client::builder()
             .no_proxy()
+            .timeout(PATIENCE)
             .pool_max_idle_per_host(0)
             .build()
             .expect("an HTTP client can be made");
@@ -62,7 +79,11 @@ impl Provider {
 
     /// Logs a person in with their browser at the page that a device was told.
     pub fn approve(&self, url: &str, person: &str) {
-        let output = node("person.mjs").arg(url).arg(person).output().expect("node is there");
+        let seconds = PATIENCE.as_secs().to_string();
+        let mut person_at = Command::new("timeout");
+        person_at.arg(seconds).arg("node").args(node("person.mjs").get_args()).stdin(Stdio::null());
+        let output = person_at.arg(url).arg(person).output().expect("timeout and node are there");
+        assert_ne!(output.status.code(), Some(124), "{person} was not let in within {PATIENCE:?}");
         let page = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(page.contains("sign-in was successful"), "{page}{}", String::from_utf8_lossy(&output.stderr));
     }
