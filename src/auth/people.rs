@@ -74,7 +74,7 @@ impl People {
                     Some(password) => Some(self.hash(password).await?),
                     None => None,
                 };
-                let user = UserDocument { password_hash, operator, roles, ..UserDocument::default() };
+                let user = UserDocument { password_hash, operator, roles, ..UserDocument::fresh() };
                 self.create(&user_id(&name)?, &name, user.to_bytes()).await
             }
             R::SetPassword { name, password } => {
@@ -134,7 +134,7 @@ impl People {
             R::ListUsers => Ok(PeopleAnswer::Users(self.users())),
             R::AddRobot { name, description, scopes, lifetime_seconds } => {
                 let expires_at = end(now, lifetime_seconds);
-                let mut robot = RobotDocument { description, scopes, expires_at, ..RobotDocument::default() };
+                let mut robot = RobotDocument { description, scopes, expires_at, ..RobotDocument::fresh() };
                 robot.check()?;
                 let secret = robot.rotate_secret(now, 0);
                 self.create(&robot_id(&name)?, &name, robot.to_bytes()).await?;

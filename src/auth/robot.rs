@@ -26,7 +26,8 @@ pub struct RobotDocument {
     /// Whether it may not log in.
     #[serde(default)]
     pub disabled: bool,
-    /// Grows when all tokens of the robot are revoked.
+    /// Random at first, so that no token of a robot that had the name before counts; grows when all tokens of the robot
+    /// are revoked.
     #[serde(default)]
     pub epoch: u64,
     /// Its secrets: one, or two while one takes over from the other.
@@ -56,6 +57,11 @@ pub(super) struct RobotSecret {
 }
 
 impl RobotDocument {
+    /// The document of a new robot.
+    pub fn fresh() -> Self {
+        Self { epoch: rand::random(), ..Self::default() }
+    }
+
     /// Reads a stored document.
     ///
     /// # Errors
@@ -105,7 +111,7 @@ impl RobotDocument {
 
     /// Ends every secret of the robot and every token that was issued to it.
     pub fn revoke_all(&mut self) {
-        self.epoch += 1;
+        self.epoch = self.epoch.wrapping_add(1);
         self.secrets.clear();
     }
 

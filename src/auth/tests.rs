@@ -156,6 +156,48 @@ async fn refresh_tokens_give_access_in_every_region_until_the_user_is_revoked() 
 }
 
 #[tokio::test]
+async fn tokens_of_somebody_who_was_removed_are_good_for_nobody_who_gets_the_name() {
+    let Region { auth, records, clock } = region().await;
+    let people = People::new(records.clone(), quick_hasher(), clock.clone());
+    let add = |name: &str, operator| {
+        let password = Some(Passphrase(Secret::new("swordfish")));
+        PeopleRequest::AddUser { name: name.into(), password, operator, roles: Default::default() }
+    };
+    people.carry_out(add("bob", false)).await.unwrap();
+    let response = token_for(&auth, "offline_token=true&scope=keppel:api:*", Some(("bob", "swordfish"))).await;
+    let (access, refresh) = (format!("Bearer {}", response.token), response.refresh_token.unwrap());
+    assert!(auth.recall(Some(&access)).unwrap().is_ok());
+    people.carry_out(PeopleRequest::RemoveUser { name: "bob".into() }).await.unwrap();
+    people.carry_out(add("bob", true)).await.unwrap();
+    assert_eq!(auth.recall(Some(&access)).unwrap().unwrap_err(), AuthError::Token(TokenError::Revoked));
+    let form = format!("grant_type=refresh_token&refresh_token={refresh}");
+    let request = TokenRequest::from_form(form.as_bytes(), None).unwrap();
+    let again = auth.issue(request, home(), |name| RepositoryName::parse(name).ok()).await;
+    assert_eq!(again.unwrap_err(), AuthError::Token(TokenError::Revoked));
+    // The new one logs in as anybody does, and may revoke as often as they like.
+    assert!(!token_for(&auth, "", Some(("bob", "swordfish"))).await.token.is_empty());
+    let record = records.get(super::RecordKind::User, "user:bob").unwrap();
+    let mut last = UserDocument { epoch: u64::MAX, ..UserDocument::from_bytes(&record.body).unwrap() };
+    last.revoke_all();
+    assert_eq!(last.epoch, 0);
+    // A robot's tokens end with its secret; its epoch is new as well.
+    let robot = || PeopleRequest::AddRobot {
+        name: "acme+ci".into(),
+        description: String::new(),
+        scopes: Vec::new(),
+        lifetime_seconds: None,
+    };
+    let mut epochs = Vec::new();
+    for _ in 0..2 {
+        people.carry_out(robot()).await.unwrap();
+        let record = records.get(super::RecordKind::User, "robot:acme+ci").unwrap();
+        epochs.push(RobotDocument::from_bytes(&record.body).unwrap().epoch);
+        people.carry_out(PeopleRequest::RemoveRobot { name: "acme+ci".into() }).await.unwrap();
+    }
+    assert_ne!(epochs[0], epochs[1]);
+}
+
+#[tokio::test]
 async fn refresh_tokens_outlive_rotations_of_keys_and_restarts_for_as_long_as_they_are_good() {
     const DAY: i64 = 24 * 3600;
     let Region { records, clock, .. } = region().await;

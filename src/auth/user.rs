@@ -3,7 +3,6 @@ use std::collections::BTreeMap;
 use keppel_federation::vocabulary::TenantId;
 use serde::{Deserialize, Serialize};
 
-use super::oidc::SESSION;
 use super::{Action, ActionSet, Authority, DocumentError, OidcSession, Role, Standing, UserName};
 use crate::model::policy::Secret;
 
@@ -29,7 +28,8 @@ pub struct UserDocument {
     /// Whether they may not log in.
     #[serde(default)]
     pub disabled: bool,
-    /// Grows when all tokens of the user are revoked.
+    /// Random at first, so that no token of somebody who had the name before counts; grows when all tokens of the user
+    /// are revoked.
     #[serde(default)]
     pub epoch: u64,
     /// Their personal tokens.
@@ -58,6 +58,11 @@ pub struct PersonalToken {
 }
 
 impl UserDocument {
+    /// The document of somebody new.
+    pub fn fresh() -> Self {
+        Self { epoch: rand::random(), ..Self::default() }
+    }
+
     /// Reads a stored document.
     ///
     /// # Errors
@@ -79,7 +84,7 @@ impl UserDocument {
 
     /// Ends every token that was issued to the user, personal ones included.
     pub fn revoke_all(&mut self) {
-        self.epoch += 1;
+        self.epoch = self.epoch.wrapping_add(1);
         self.tokens.clear();
     }
 
@@ -136,7 +141,7 @@ impl UserDocument {
     /// How the user stands; `None`: they may not log in.
     pub(super) fn standing(&self, _: &UserName) -> Option<Standing> {
         let tokens = self.tokens.iter().map(|token| (token.id.clone(), token.expires_at));
-        let session = self.oidc.iter().map(|session| (SESSION.to_owned(), Some(session.ends_at)));
+        let session = self.oidc.iter().map(|session| (session.credential(), Some(session.ends_at)));
         (!self.disabled).then(|| Standing {
             authority: Authority { operator: self.operator, roles: self.roles.clone(), grants: Vec::new() },
             epoch: self.epoch,

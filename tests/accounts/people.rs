@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::site::Site;
+use crate::site::{Site, reply};
 
 #[tokio::test]
 async fn users_are_listed_changed_and_removed() {
@@ -24,6 +24,30 @@ async fn users_are_listed_changed_and_removed() {
     assert_eq!(list()[2]["operator"], Value::Bool(true), "{}", list());
     site.run(&["user", "remove", "new"]);
     assert_eq!(site.token("new", &next, "").await.status, 401);
+}
+
+#[tokio::test]
+async fn whoever_gets_the_name_of_a_removed_user_is_not_served_by_their_tokens() {
+    let site = Site::start();
+    let password = site.run(&["user", "add", "new", "--role", "acme=viewer"]);
+    let asked = "grant_type=password&username=new&access_type=offline&service=keppel&scope=keppel:api:pull";
+    let login = site.request("POST", "/keppel/v1/auth", "");
+    let login = reply(login.body(format!("{asked}&password={password}"))).await.expect(200, "").json();
+    let token = |kind: &str| login[kind].as_str().expect("a token").to_owned();
+    let refresh = async || {
+        let form = format!("grant_type=refresh_token&service=keppel&refresh_token={}", token("refresh_token"));
+        reply(site.request("POST", "/keppel/v1/auth", "").body(form)).await.status.as_u16()
+    };
+    let list = async || {
+        let request = site.client.request("GET".parse().expect("a method"), "/keppel/v1/accounts");
+        reply(request.bearer_auth(token("access_token"))).await.status.as_u16()
+    };
+    assert_eq!((refresh().await, list().await), (200, 200));
+    site.run(&["user", "remove", "new"]);
+    assert_eq!((refresh().await, list().await), (401, 401));
+    let next = site.run(&["user", "add", "new", "--operator"]);
+    assert_eq!((refresh().await, list().await), (401, 401), "they are of another person");
+    assert_eq!(site.token("new", &next, "").await.status, 200);
 }
 
 #[tokio::test]

@@ -42,7 +42,6 @@ use crate::model::Clock;
 
 pub use rules::{GroupRule, WorkloadRule};
 pub use session::OidcSession;
-pub(super) use session::SESSION;
 
 /// How people log in with a provider.
 #[derive(Debug, Clone)]
@@ -163,8 +162,9 @@ impl OidcDriver {
             return Err(Refusal::NoRole(person.name.to_string()));
         }
         session::begin(&*self.store, &person, self.clock.now(), provider.session_seconds).await?;
+        let credential = Some(person.credential());
         let identity = Identity::User(person.name);
-        Ok(Login { identity, credential: Some(SESSION.to_owned()), limit: ActionSet::ALL, ends_at: None })
+        Ok(Login { identity, credential, limit: ActionSet::ALL, ends_at: None })
     }
 }
 

@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use super::verify::Refusal;
 use crate::auth::{Identity, RecordKind, RecordOutcome, RecordStore, Role, UserDocument, UserName};
 
-/// The credential that tokens of such people name.
-pub(in crate::auth) const SESSION: &str = "oidc";
 /// How often a change is tried again when someone else was first.
 const ATTEMPTS_MAX: usize = 8;
 
@@ -24,6 +22,27 @@ pub struct OidcSession {
     /// Tokens of the provider from before do not count, in UNIX seconds.
     #[serde(default)]
     pub revoked_at: i64,
+}
+
+impl OidcSession {
+    /// The credential that tokens of the session name.
+    pub(in crate::auth) fn credential(&self) -> String {
+        credential(&self.issuer, &self.subject)
+    }
+}
+
+/// Names one person of one provider, so that no token of theirs is good for somebody who has their name after them.
+fn credential(issuer: &str, subject: &str) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("keppel 2026 session of a provider");
+    hasher.update(&(issuer.len() as u64).to_le_bytes()).update(issuer.as_bytes()).update(subject.as_bytes());
+    format!("oidc:{}", data_encoding::HEXLOWER.encode(&hasher.finalize().as_bytes()[..16]))
+}
+
+impl Person {
+    /// The credential that their tokens name.
+    pub(super) fn credential(&self) -> String {
+        credential(&self.issuer, &self.subject)
+    }
 }
 
 /// Someone whose ID token was checked.
@@ -53,7 +72,7 @@ pub(super) async fn begin(
         let record = store.get(RecordKind::User, &id);
         let revision = record.as_ref().map_or(0, |record| record.revision);
         let mut user = match &record {
-            None => UserDocument::default(),
+            None => UserDocument::fresh(),
             Some(record) => {
                 UserDocument::from_bytes(&record.body).map_err(|error| Refusal::Store(error.to_string()))?
             }

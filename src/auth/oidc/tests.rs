@@ -167,11 +167,14 @@ async fn a_person_gets_the_roles_of_their_groups_for_a_session() {
     let f = fixture().await;
     let login = f.login("oidc", &f.sign(&f.person())).await.unwrap();
     let alice = Identity::from_username("alice").unwrap();
-    assert_eq!((&login.identity, login.credential.as_deref(), login.ends_at), (&alice, Some(SESSION), None));
+    assert_eq!((&login.identity, login.ends_at), (&alice, None));
+    let session = login.credential.as_deref();
+    assert!(session.is_some_and(|session| session.starts_with("oidc:")), "{session:?}");
     let standing = f.driver.standing(&alice).unwrap();
+    let epoch = standing.epoch;
     assert_eq!(standing.authority.role(&"acme".parse().unwrap()), Some(Role::Editor));
     assert!(!standing.authority.operator);
-    assert!(standing.honours(0, Some(SESSION), NOW + 999) && !standing.honours(0, Some(SESSION), NOW + 1000));
+    assert!(standing.honours(epoch, session, NOW + 999) && !standing.honours(epoch, session, NOW + 1000));
     // Under their own name too; the same again costs no write; other groups do.
     let before = f.records.get(RecordKind::User, "user:alice").unwrap().revision;
     f.login("alice", &f.sign(&f.person())).await.unwrap();
@@ -182,7 +185,7 @@ async fn a_person_gets_the_roles_of_their_groups_for_a_session() {
     // The session is prolonged by a login when a quarter of it is over.
     f.clock.advance(251);
     f.login("oidc", &f.sign(&f.person())).await.unwrap();
-    assert!(f.driver.standing(&alice).unwrap().honours(0, Some(SESSION), NOW + 1250));
+    assert!(f.driver.standing(&alice).unwrap().honours(epoch, session, NOW + 1250));
 }
 
 #[tokio::test]
@@ -239,10 +242,30 @@ async fn nobody_becomes_a_local_user_or_another_person_by_having_their_name() {
 }
 
 #[tokio::test]
+async fn a_session_is_good_for_nobody_who_has_the_name_afterwards() {
+    let f = fixture().await;
+    let before = f.login("oidc", &f.sign(&f.person())).await.unwrap();
+    let epoch = f.driver.standing(&before.identity).unwrap().epoch;
+    f.records.remove(RecordKind::User, "user:alice");
+    let after = f.login("oidc", &f.sign(&f.with(f.person(), json!({"sub": "5678"})))).await.unwrap();
+    assert_eq!(after.identity, before.identity);
+    let standing = f.driver.standing(&after.identity).unwrap();
+    assert!(standing.honours(standing.epoch, after.credential.as_deref(), NOW));
+    // Either would do; the credential also keeps a verdict that is still remembered from counting.
+    assert_ne!(standing.epoch, epoch);
+    assert!(!standing.honours(standing.epoch, before.credential.as_deref(), NOW));
+    // A user of the registry itself who takes the name over has no session at all.
+    let local = UserDocument { operator: true, ..UserDocument::fresh() };
+    f.records.put(RecordKind::User, "user:alice", local.to_bytes());
+    let standing = f.driver.standing(&after.identity).unwrap();
+    assert!(!standing.honours(standing.epoch, after.credential.as_deref(), NOW));
+}
+
+#[tokio::test]
 async fn a_session_that_is_ended_or_forbidden_needs_a_new_login_or_none_helps() {
     let f = fixture().await;
     let token = f.sign(&f.person());
-    f.login("oidc", &token).await.unwrap();
+    let login = f.login("oidc", &token).await.unwrap();
     let change = |change: &dyn Fn(&mut UserDocument)| {
         let record = f.records.get(RecordKind::User, "user:alice").unwrap();
         let mut user = UserDocument::from_bytes(&record.body).unwrap();
@@ -251,11 +274,8 @@ async fn a_session_that_is_ended_or_forbidden_needs_a_new_login_or_none_helps() 
     };
     f.clock.advance(10);
     change(&|user| user.end_session(NOW + 10));
-    assert!(!f.driver.standing(&Identity::from_username("alice").unwrap()).unwrap().honours(
-        0,
-        Some(SESSION),
-        NOW + 10
-    ));
+    let standing = f.driver.standing(&login.identity).unwrap();
+    assert!(!standing.honours(standing.epoch, login.credential.as_deref(), NOW + 10));
     f.refused(&token).await;
     let newer = f.sign(&f.with(f.person(), json!({"iat": NOW + 11})));
     f.login("oidc", &newer).await.unwrap();
