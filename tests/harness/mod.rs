@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod disk;
+pub mod docker;
 pub mod images;
 pub mod layout;
 pub mod operator;

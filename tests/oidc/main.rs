@@ -5,6 +5,7 @@
 mod harness;
 
 mod client_commands;
+mod clients;
 mod login;
 mod provider;
 mod workloads;
