@@ -28,13 +28,28 @@ enum Command {
     Set {
         /// The tenant.
         tenant: String,
-        /// How many manifests.
-        #[arg(long)]
-        manifests: Option<u64>,
-        /// How many bytes, such as 500GiB.
-        #[arg(long, value_parser = bytes)]
-        bytes: Option<u64>,
+        /// How many manifests; none: no limit.
+        #[arg(long, value_parser = |text: &str| limit(text, count))]
+        manifests: Option<Limit>,
+        /// How many bytes, such as 500GiB; none: no limit.
+        #[arg(long, value_parser = |text: &str| limit(text, bytes))]
+        bytes: Option<Limit>,
     },
+}
+
+/// The most there may be; `None`: there is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Limit(Option<u64>);
+
+fn limit(text: &str, number: fn(&str) -> Result<u64, String>) -> Result<Limit, String> {
+    match text {
+        "none" => Ok(Limit(None)),
+        text => number(text).map(|number| Limit(Some(number))),
+    }
+}
+
+fn count(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "write a number, or none".to_owned())
 }
 
 /// Reads a size.
@@ -64,10 +79,10 @@ impl Quota {
                 }
                 Command::Set { tenant, manifests, bytes } => {
                     let mut body = json!({});
-                    if let Some(quota) = manifests {
+                    if let Some(Limit(quota)) = manifests {
                         body["manifests"] = json!({ "quota": quota });
                     }
-                    if let Some(quota) = bytes {
+                    if let Some(Limit(quota)) = bytes {
                         body["bytes"] = json!({ "quota": quota });
                     }
                     client.put(&path(&tenant), &body, None).await?
