@@ -127,6 +127,40 @@ impl BlobBody {
     }
 }
 
+/// Why there is no [`collect_short`] body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ShortBodyError {
+    /// It is longer than it may be; what is left of it was not read.
+    TooLong,
+    /// It ended early.
+    Broken,
+    /// It did not arrive in time.
+    Late,
+}
+
+/// All of a body outside of the distribution API. What is announced as too long is not waited for.
+pub(crate) async fn collect_short(
+    body: axum::body::Body,
+    limit_bytes: usize,
+    timeout: Duration,
+) -> Result<Bytes, ShortBodyError> {
+    if body.size_hint().lower() > limit_bytes as u64 {
+        return Err(ShortBodyError::TooLong);
+    }
+    let collecting = async {
+        let (mut pieces, mut all) = (body.into_data_stream(), BytesMut::new());
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|_| ShortBodyError::Broken)?;
+            if all.len() + piece.len() > limit_bytes {
+                return Err(ShortBodyError::TooLong);
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.freeze())
+    };
+    tokio::time::timeout(timeout, collecting).await.unwrap_or(Err(ShortBodyError::Late))
+}
+
 /// A request's body as the registry takes it: a stream with a deadline for each wait.
 pub(crate) struct RequestBody {
     incoming: Incoming,

@@ -23,6 +23,9 @@ pub(super) enum Action {
     BlobPushes,
     ManifestPulls,
     ManifestPushes,
+    /// In bytes, not in requests.
+    AnycastBlobPullBytes,
+    TrivyReportRetrievals,
 }
 
 impl Action {
@@ -32,6 +35,8 @@ impl Action {
             Self::BlobPushes => "blob_pushes",
             Self::ManifestPulls => "manifest_pulls",
             Self::ManifestPushes => "manifest_pushes",
+            Self::AnycastBlobPullBytes => "anycast_blob_pull_bytes",
+            Self::TrivyReportRetrievals => "trivy_report_retrievals",
         }
     }
 }
@@ -39,12 +44,12 @@ impl Action {
 /// How often something may be done: `limit` times in a window, and `burst` times at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// How often in a window.
-    pub limit: u32,
+    /// How often in a window; of bytes, how many.
+    pub limit: u64,
     /// The window.
     pub window: Window,
     /// How often at once.
-    pub burst: u32,
+    pub burst: u64,
 }
 
 /// The time that a limit is for.
@@ -59,12 +64,27 @@ pub enum Window {
 }
 
 impl Window {
-    fn seconds(self) -> u64 {
-        match self {
+    fn nanoseconds(self) -> u128 {
+        let seconds = match self {
             Self::Second => 1,
             Self::Minute => 60,
             Self::Hour => 3600,
-        }
+        };
+        seconds * 1_000_000_000
+    }
+}
+
+impl RateLimit {
+    /// How long a bucket takes to lose so much; hundreds of years are as good as for ever.
+    fn time_for(&self, amount: u64) -> Duration {
+        let nanoseconds = u128::from(amount) * self.window.nanoseconds() / u128::from(self.limit.max(1));
+        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX).max(1))
+    }
+
+    /// How much a bucket loses in a time.
+    fn amount_in(&self, time: Duration) -> u64 {
+        let amount = time.as_nanos().saturating_mul(u128::from(self.limit)) / self.window.nanoseconds();
+        u64::try_from(amount).unwrap_or(u64::MAX)
     }
 }
 
@@ -113,6 +133,10 @@ pub struct LimitOptions {
     pub manifest_pulls: Option<RateLimit>,
     /// Uploads of manifests.
     pub manifest_pushes: Option<RateLimit>,
+    /// Bytes of blobs that are handed out here of an account that this region holds nothing of for good.
+    pub anycast_blob_pull_bytes: Option<RateLimit>,
+    /// Reports on vulnerabilities.
+    pub trivy_report_retrievals: Option<RateLimit>,
 }
 
 impl LimitOptions {
@@ -122,6 +146,8 @@ impl LimitOptions {
             Action::BlobPushes => self.blob_pushes,
             Action::ManifestPulls => self.manifest_pulls,
             Action::ManifestPushes => self.manifest_pushes,
+            Action::AnycastBlobPullBytes => self.anycast_blob_pull_bytes,
+            Action::TrivyReportRetrievals => self.trivy_report_retrievals,
         }
     }
 
@@ -134,8 +160,8 @@ impl LimitOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Standing {
     action: Action,
-    limit: u32,
-    remaining: u32,
+    limit: u64,
+    remaining: u64,
     /// Until nothing is left of what was done, in seconds.
     reset_seconds: u64,
     /// Until one more may be done, in seconds; `None`: it may now.
@@ -143,8 +169,11 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// Sets the headers of the contract.
+    /// Sets the headers of the contract, unless another limit has them set.
     pub(super) fn set_headers(&self, headers: &mut HeaderMap) {
+        if headers.contains_key(ACTION) {
+            return;
+        }
         headers.insert(ACTION, HeaderValue::from_static(self.action.as_str()));
         headers.insert(LIMIT, self.limit.into());
         headers.insert(REMAINING, self.remaining.into());
@@ -171,29 +200,36 @@ impl Limits {
 
     /// Counts a request; `None`: what it does is not limited.
     pub(super) fn count(&self, account: &str, action: Action) -> Option<Standing> {
-        self.count_at(account, action, self.start.elapsed())
+        self.count_at(account, action, 1, self.start.elapsed())
     }
 
-    fn count_at(&self, account: &str, action: Action, now: Duration) -> Option<Standing> {
-        let RateLimit { limit, window, burst } = self.options.of(action)?;
-        let interval = Duration::from_nanos((window.seconds() * 1_000_000_000 / u64::from(limit)).max(1));
-        let full = interval.saturating_mul(burst);
+    /// Counts so many of what is not counted in requests. More than fits at once waits for an empty bucket, and whoever
+    /// comes next until that much is gone: so it is late, and not impossible.
+    pub(super) fn count_many(&self, account: &str, action: Action, amount: u64) -> Option<Standing> {
+        self.count_at(account, action, amount, self.start.elapsed())
+    }
+
+    fn count_at(&self, account: &str, action: Action, amount: u64, now: Duration) -> Option<Standing> {
+        let rate = self.options.of(action)?;
+        let full = rate.time_for(rate.burst);
+        let (cost, needed) = (rate.time_for(amount), rate.time_for(amount.min(rate.burst)));
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= BUCKETS_MAX {
             buckets.retain(|_, empty_at| *empty_at > now);
         }
         let known = buckets.len() < BUCKETS_MAX || buckets.contains_key(&(account.into(), action));
         let bucket = buckets.entry((if known { account.into() } else { "".into() }, action)).or_default();
-        let next = (*bucket).max(now) + interval;
-        let fits = next <= now + full;
+        let from = (*bucket).max(now);
+        let fits = from.saturating_add(needed) <= now.saturating_add(full);
         if fits {
-            *bucket = next;
+            *bucket = from.saturating_add(cost);
         }
         let level = bucket.saturating_sub(now);
-        let remaining = (full.saturating_sub(level).as_nanos() / interval.as_nanos()) as u32;
+        let remaining = rate.amount_in(full.saturating_sub(level)).min(rate.burst);
         let up = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
-        let retry_seconds = (!fits).then(|| up(next.saturating_sub(now + full)).max(1));
-        Some(Standing { action, limit, remaining, reset_seconds: up(level), retry_seconds })
+        let wait = || from.saturating_add(needed).saturating_sub(now.saturating_add(full));
+        let retry_seconds = (!fits).then(|| up(wait()).max(1));
+        Some(Standing { action, limit: rate.limit, remaining, reset_seconds: up(level), retry_seconds })
     }
 }
 
@@ -213,8 +249,8 @@ mod tests {
     #[test]
     fn a_burst_is_let_through_and_then_the_rate() {
         let limits = limits("60/m burst 3");
-        let count = |time| limits.count_at("acme", Action::BlobPulls, at(time)).unwrap();
-        let left: Vec<u32> = (0..3).map(|_| count(0).remaining).collect();
+        let count = |time| limits.count_at("acme", Action::BlobPulls, 1, at(time)).unwrap();
+        let left: Vec<u64> = (0..3).map(|_| count(0).remaining).collect();
         assert_eq!(left, [2, 1, 0]);
         let refused = count(500);
         assert_eq!(
@@ -223,8 +259,8 @@ mod tests {
         );
         assert_eq!(count(1000).retry_seconds, None, "what was refused was not counted");
         assert!(count(1000).retry_seconds.is_some());
-        assert_eq!(limits.count_at("other", Action::BlobPulls, at(1000)).unwrap().remaining, 2);
-        assert_eq!(limits.count_at("acme", Action::BlobPushes, at(0)), None);
+        assert_eq!(limits.count_at("other", Action::BlobPulls, 1, at(1000)).unwrap().remaining, 2);
+        assert_eq!(limits.count_at("acme", Action::BlobPushes, 1, at(0)), None);
         assert_eq!(count(100_000).remaining, 2);
         let mut headers = HeaderMap::new();
         refused.set_headers(&mut headers);
@@ -234,15 +270,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_larger_than_a_burst_is_let_through_and_makes_the_next_wait_for_it() {
+        let rate = Some("1000/s burst 500".parse().unwrap());
+        let limits = Limits::new(LimitOptions { anycast_blob_pull_bytes: rate, ..LimitOptions::default() }).unwrap();
+        let count = |amount, time| limits.count_at("acme", Action::AnycastBlobPullBytes, amount, at(time)).unwrap();
+        assert_eq!((count(200, 0).remaining, count(200, 0).remaining), (300, 100));
+        assert_eq!(count(200, 0).retry_seconds, Some(1), "there is room for 100");
+        assert_eq!(count(10_000, 100).retry_seconds, Some(1), "the bucket is not empty");
+        let large = count(10_000, 400);
+        assert_eq!((large.retry_seconds, large.remaining, large.reset_seconds), (None, 0, 10));
+        assert_eq!(count(1, 8_000).retry_seconds, Some(2));
+        assert_eq!(count(1, 10_000).retry_seconds, None);
+        let fast = "1000000000000/h burst 18446744073709551615".parse().unwrap();
+        let options = LimitOptions { anycast_blob_pull_bytes: Some(fast), ..LimitOptions::default() };
+        let standing =
+            Limits::new(options).unwrap().count_at("a", Action::AnycastBlobPullBytes, 1 << 40, at(0)).unwrap();
+        assert_eq!(standing.retry_seconds, None, "nothing overflows");
+    }
+
+    #[test]
     fn memory_stays_within_its_bounds_and_strangers_beyond_share() {
         let limits = limits("1/h burst 2");
         for number in 0..BUCKETS_MAX + 10 {
-            limits.count_at(&number.to_string(), Action::BlobPulls, at(0)).unwrap();
+            limits.count_at(&number.to_string(), Action::BlobPulls, 1, at(0)).unwrap();
         }
         assert_eq!(limits.buckets.lock().unwrap().len(), BUCKETS_MAX + 1);
-        assert!(limits.count_at("yet another", Action::BlobPulls, at(0)).unwrap().retry_seconds.is_some());
+        assert!(limits.count_at("yet another", Action::BlobPulls, 1, at(0)).unwrap().retry_seconds.is_some());
         let later = at(3 * 3600 * 1000);
-        assert!(limits.count_at("yet another", Action::BlobPulls, later).unwrap().retry_seconds.is_none());
+        assert!(limits.count_at("yet another", Action::BlobPulls, 1, later).unwrap().retry_seconds.is_none());
         assert_eq!(limits.buckets.lock().unwrap().len(), 1, "buckets that are empty are forgotten");
     }
 
@@ -259,16 +314,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_is_let_through_than_burst_and_rate_allow(limit in 1u32..50, burst in 1u32..20, steps in prop::collection::vec(0u64..400, 1..200)) {
+        fn no_more_is_let_through_than_burst_and_rate_allow(limit in 1u64..50, burst in 1u64..20, steps in prop::collection::vec(0u64..400, 1..200)) {
             let limits = limits(&format!("{limit}/s burst {burst}"));
             let (mut now, mut let_through) = (0, 0u64);
             for step in &steps {
                 now += step;
-                let standing = limits.count_at("a", Action::BlobPulls, at(now)).unwrap();
+                let standing = limits.count_at("a", Action::BlobPulls, 1, at(now)).unwrap();
                 prop_assert!(standing.remaining <= burst);
                 let_through += u64::from(standing.retry_seconds.is_none());
             }
-            prop_assert!(let_through <= u64::from(burst) + now * u64::from(limit) / 1000 + 1);
+            prop_assert!(let_through <= burst + now * limit / 1000 + 1);
         }
     }
 }

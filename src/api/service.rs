@@ -185,7 +185,12 @@ impl hyper::service::Service<Request<Incoming>> for ApiService {
             Place::Account(_) if is_content || path == TOKEN_PATH => {}
             Place::Account(_) | Place::Nowhere => {
                 let exchange = Exchange::begin(&self.state, peer, request_id, started, Route::Other, &request);
-                let response = ApiError::no_such_endpoint().into_response(&exchange.request_id);
+                let refusal = ApiError::no_such_endpoint();
+                // Each interface has errors of a form of its own, here too.
+                let response = match path.starts_with("/keppel/") {
+                    true => refusal.into_plain(&exchange.request_id),
+                    false => refusal.into_response(&exchange.request_id),
+                };
                 return Reply::Ready(Some(exchange.finish(response)));
             }
         }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use keppel_federation::vocabulary::{AccountName, TenantId};
+use keppel_federation::vocabulary::{AccountName, Region, TenantId};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -18,6 +18,7 @@ pub(super) struct PolicyCache {
 /// The policies of an account at a revision; `None`: they cannot be used.
 pub(super) struct Policies {
     revision: u64,
+    replica_region: Option<Region>,
     pub(super) compiled: Option<Arc<CompiledPolicies>>,
 }
 
@@ -39,14 +40,21 @@ impl PolicyCache {
     /// The tenant of an account and its policies.
     pub(super) fn of(&self, records: &dyn Records, name: &AccountName) -> Option<(TenantId, Arc<Policies>)> {
         let record = records.get_account(name)?;
-        let known = self.cache.get(name).filter(|policies| policies.revision == record.settings_revision);
+        let known = self.cache.get(name).filter(|policies| {
+            policies.revision == record.settings_revision && policies.replica_region == record.replica_region
+        });
         let policies = known.unwrap_or_else(|| {
+            let region = record.replica_region.as_ref().map(Region::as_str);
             let compiled = AccountSettings::from_stored(&record.settings)
-                .and_then(|settings| CompiledPolicies::compile(&settings))
+                .and_then(|settings| CompiledPolicies::compile_in(&settings, region))
                 .inspect_err(|error| {
                     tracing::error!(account = %name, %error, "an account's policies cannot be used; it is closed to all but operators");
                 });
-            let policies = Arc::new(Policies { revision: record.settings_revision, compiled: compiled.ok().map(Arc::new) });
+            let policies = Arc::new(Policies {
+                revision: record.settings_revision,
+                replica_region: record.replica_region.clone(),
+                compiled: compiled.ok().map(Arc::new),
+            });
             self.cache.insert(name.clone(), policies.clone());
             policies
         });

@@ -3,7 +3,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use keppel_federation::vocabulary::{AccountName, TenantId};
+use keppel_federation::vocabulary::{AccountName, Region, TenantId};
 
 /// What a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +34,8 @@ pub struct AccountRecord {
     pub settings: Bytes,
     /// Grows with every change of the settings, never the same twice.
     pub settings_revision: u64,
+    /// This node's region, where that is not the region of the primary: a replica there may have policies of its own.
+    pub replica_region: Option<Region>,
 }
 
 /// Reads what all regions share, from memory: every call is quick and waits for nothing.
@@ -118,7 +120,12 @@ impl MemoryRecords {
     pub fn put_account(&self, name: AccountName, tenant: TenantId, settings: Vec<u8>) {
         let mut inner = self.lock();
         inner.revision += 1;
-        let record = AccountRecord { tenant, settings: settings.into(), settings_revision: inner.revision };
+        let record = AccountRecord {
+            tenant,
+            settings: settings.into(),
+            settings_revision: inner.revision,
+            replica_region: None,
+        };
         inner.accounts.insert(name, record);
     }
 

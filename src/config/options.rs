@@ -261,6 +261,8 @@ impl Config {
                 blob_pushes: self.limits.blob_pushes,
                 manifest_pulls: self.limits.manifest_pulls,
                 manifest_pushes: self.limits.manifest_pushes,
+                anycast_blob_pull_bytes: self.limits.anycast_blob_pull_bytes,
+                trivy_report_retrievals: self.limits.trivy_report_retrievals,
             },
         }
     }

@@ -299,6 +299,11 @@ sections! {
         manifest_pulls: Option<RateLimit> = "", example "6000/m burst 500";
         /// Uploads of manifests.
         manifest_pushes: Option<RateLimit> = "", example "600/m burst 100";
+        /// Bytes of blobs that this region hands out of accounts that it neither is primary for nor has a replica of: so that
+        /// one name for all regions does not make this one the mirror of another.
+        anycast_blob_pull_bytes: Option<RateLimit> = "", example "6000000000/m burst 20000000000";
+        /// Retrievals of reports on vulnerabilities.
+        trivy_report_retrievals: Option<RateLimit> = "", example "60/m burst 20";
     }
 
     /// The log of what was changed and by whom.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use keppel_federation::vocabulary::{Digest, RepositoryName};
+use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName};
 
 use crate::metadata::{ManifestId, MetadataError};
 use crate::model::policy::{CompiledPolicies, ImageFacts, Reason, Retention, Verdict};
@@ -30,9 +30,6 @@ struct Image {
 pub async fn run(registry: &Registry, repository: &RepositoryName, dry_run: bool) -> Result<RunReport, RegistryError> {
     let mut report = RunReport::default();
     if registry.is_elsewhere(&repository.account()) {
-        if dry_run {
-            report.say(format!("{repository}: another region decides, where the account's primary is"));
-        }
         return Ok(report);
     }
     registry.flush_pull_times().await?;
@@ -80,6 +77,11 @@ pub async fn run(registry: &Registry, repository: &RepositoryName, dry_run: bool
         }
     }
     Ok(report)
+}
+
+/// What is said of an account that this region does not decide about.
+pub(super) fn decided_elsewhere(account: &AccountName, region: &str) -> String {
+    format!("{account}: its images are collected where its primary is: ask in region {region}")
 }
 
 /// The images that follow, in the order of their digests; `None` at the end.

@@ -41,6 +41,7 @@ pub mod managed_accounts;
 pub mod manifest_sync;
 pub mod manifest_validation;
 pub mod mount_sweep;
+mod nothing_here;
 pub mod pull_times;
 pub mod pulled_blobs;
 mod report;

@@ -29,9 +29,17 @@ const SCRUBS_MAX: usize = 100;
 /// Why an operator's wish was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum JanitorError {
-    /// There is no such account here.
-    #[error("there is no account {0} here")]
+    /// There is no such account.
+    #[error("there is no account {0}")]
     AccountUnknown(AccountName),
+    /// There is one, of which this region has nothing.
+    #[error("this region has nothing of account {account}, whose primary is in region {region}")]
+    NothingHere {
+        /// The account.
+        account: AccountName,
+        /// Where its primary is.
+        region: String,
+    },
     /// The task is about no single account.
     #[error("task {} is not about one account: leave --account out", .0.as_str())]
     NotPerAccount(Task),
@@ -49,12 +57,12 @@ pub enum JanitorError {
 /// The janitor's work. Clones share it.
 #[derive(Clone)]
 pub struct JanitorWork {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     registry: Registry,
-    accounts: Option<Accounts>,
+    pub(super) accounts: Option<Accounts>,
     options: JanitorOptions,
     budget: IoBudget,
     permits: Semaphore,
@@ -215,7 +223,7 @@ impl JanitorWork {
                 return Err(JanitorError::NotPerAccount(task));
             }
             (_, Some(account)) if task != Task::StorageSweep && !self.has_account(account).await? => {
-                return Err(JanitorError::AccountUnknown(account.clone()));
+                return self.of_nothing_here(task, account);
             }
             _ => self.run_over(task, account, dry_run).await,
         };
@@ -279,6 +287,10 @@ impl JanitorWork {
         dry_run: bool,
     ) -> Result<RunReport, RegistryError> {
         let (registry, mut report) = (self.registry(), RunReport::default());
+        if let (Task::ImageGc, Some(region)) = (task, registry.primary_region(account)) {
+            report.say(image_gc::decided_elsewhere(account, &region));
+            return Ok(report);
+        }
         if matches!(task, Task::BlobSweep | Task::BlobValidation) {
             let name = account.clone();
             let id = registry.metadata().read(move |reader| reader.get_account(&name)).await;
@@ -432,10 +444,10 @@ impl JanitorWork {
     /// Begins to look at all that an account keeps here; see [`Self::scrub_progress`].
     ///
     /// # Errors
-    /// [`JanitorError::AccountUnknown`], [`JanitorError::Busy`], or our own trouble.
+    /// [`JanitorError::AccountUnknown`], [`JanitorError::NothingHere`], [`JanitorError::Busy`], or our own trouble.
     pub async fn start_scrub(&self, account: &AccountName) -> Result<(), JanitorError> {
         if !self.has_account(account).await? {
-            return Err(JanitorError::AccountUnknown(account.clone()));
+            return Err(self.nothing_here(account));
         }
         {
             let mut scrubs = lock(&self.inner.scrubs);

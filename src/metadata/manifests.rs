@@ -63,9 +63,9 @@ pub struct NewManifest {
     pub bytes: Bytes,
 }
 
-const COLUMNS: &str = "manifests.id, manifests.repository_id, manifests.digest, manifests.media_type, manifests.bytes, manifests.min_layer_created_at, manifests.max_layer_created_at";
+pub(super) const COLUMNS: &str = "manifests.id, manifests.repository_id, manifests.digest, manifests.media_type, manifests.bytes, manifests.min_layer_created_at, manifests.max_layer_created_at";
 
-fn read_manifest(row: &Row<'_>) -> Result<ManifestRow, MetadataError> {
+pub(super) fn read_manifest(row: &Row<'_>) -> Result<ManifestRow, MetadataError> {
     Ok(ManifestRow {
         id: ManifestId(row.get(0)?),
         repository: RepositoryId(row.get(1)?),
@@ -153,9 +153,10 @@ impl WriteTransaction<'_> {
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) \
                    ON CONFLICT (repository_id, digest) DO UPDATE SET media_type = excluded.media_type, \
                    total_size_bytes = excluded.total_size_bytes, artifact_type = excluded.artifact_type, \
-                   pushed_at = excluded.pushed_at, labels = excluded.labels, \
-                   min_layer_created_at = excluded.min_layer_created_at, \
-                   max_layer_created_at = excluded.max_layer_created_at RETURNING id";
+                   pushed_at = excluded.pushed_at, \
+                   labels = CASE excluded.labels WHEN '{}' THEN labels ELSE excluded.labels END, \
+                   min_layer_created_at = coalesce(excluded.min_layer_created_at, min_layer_created_at), \
+                   max_layer_created_at = coalesce(excluded.max_layer_created_at, max_layer_created_at) RETURNING id";
         let subject = manifest.subject.map(|subject| subject.to_compact());
         let row = params![
             repository.0,

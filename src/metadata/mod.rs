@@ -12,6 +12,7 @@ mod accounts;
 mod audit;
 mod blobs;
 mod care;
+mod configs;
 mod connection;
 mod divergent;
 mod error;

@@ -3,6 +3,7 @@
 use keppel_federation::vocabulary::{AccountName, Digest, StorageKey};
 use rusqlite::params;
 
+use super::blobs::read_digest;
 use super::{BlobId, ManifestId, MetadataError, Reader, RepositoryId, WriteTransaction};
 
 /// A blob that was pulled.
@@ -57,6 +58,17 @@ impl Reader<'_> {
     ) -> Result<Vec<ManifestId>, MetadataError> {
         let sql = "SELECT id FROM manifests WHERE repository_id = ?1 AND instr(bytes, CAST(?2 AS BLOB)) > 0 LIMIT 1000";
         self.rows(sql, params![repository.0, digest.to_string()], |row| Ok(ManifestId(row.get(0)?)))
+    }
+
+    /// The manifests that refer to a blob, `limit` at most.
+    pub fn list_manifests_with_blob(
+        &self,
+        blob: BlobId,
+        limit: usize,
+    ) -> Result<Vec<(RepositoryId, Digest)>, MetadataError> {
+        let sql = "SELECT manifests.repository_id, manifests.digest FROM manifest_blobs \
+                   JOIN manifests ON manifests.id = manifest_blobs.manifest_id WHERE manifest_blobs.blob_id = ?1 LIMIT ?2";
+        self.rows(sql, params![blob.0, limit as i64], |row| Ok((RepositoryId(row.get(0)?), read_digest(row, 1)?)))
     }
 }
 

@@ -194,6 +194,10 @@ impl RegistryContent {
                 registry.delete_blob(&repository, &digest).await?;
                 Ok(Answer::Deleted)
             }
+            Question::DeleteRepository { repository } => {
+                registry.delete_repository(&repository).await?;
+                Ok(Answer::Deleted)
+            }
             Question::Sums { account, after } => {
                 let sums = registry.account_sums(&account, &after).await?;
                 Ok(Answer::Sums { at: sums.at, repositories: sums.repositories, more: sums.more })
@@ -244,6 +248,7 @@ impl Question {
             | Self::DeleteManifest { repository, .. }
             | Self::DeleteTag { repository, .. }
             | Self::DeleteBlob { repository, .. }
+            | Self::DeleteRepository { repository }
             | Self::Keep { repository, .. }
             | Self::NeededBlobs { repository, .. }
             | Self::NotePulls { repository, .. }

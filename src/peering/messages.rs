@@ -68,6 +68,8 @@ pub(super) enum Question {
     OpenBlob { repository: RepositoryName, digest: Digest, beginning_bytes: u64, with_tree: bool, to_lead: bool },
     /// Some of its bytes, which may be on their way: they are waited for.
     FlightPart { repository: RepositoryName, digest: Digest, offset: u64, size_bytes: u64, wait_ms: u32 },
+    /// Delete a repository with all that it holds.
+    DeleteRepository { repository: RepositoryName },
 }
 
 /// What nodes ask each other when the primary of an account changes.

@@ -55,7 +55,9 @@ impl Records for FederationRecords {
 
     fn get_account(&self, name: &AccountName) -> Option<AccountRecord> {
         let account = self.federation.state().account(name)?;
+        let here = self.federation.region();
         Some(AccountRecord {
+            replica_region: (account.region != *here).then(|| here.clone()),
             tenant: account.tenant.clone(),
             settings: account.settings.0.clone(),
             settings_revision: account.settings_revision,

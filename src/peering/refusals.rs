@@ -60,7 +60,14 @@ pub(super) fn refused(
 
 fn is_write(question: &Question) -> bool {
     use Question as Q;
-    matches!(question, Q::PutManifest { .. } | Q::DeleteManifest { .. } | Q::DeleteTag { .. } | Q::DeleteBlob { .. })
+    matches!(
+        question,
+        Q::PutManifest { .. }
+            | Q::DeleteManifest { .. }
+            | Q::DeleteTag { .. }
+            | Q::DeleteBlob { .. }
+            | Q::DeleteRepository { .. }
+    )
 }
 
 fn reference_of(question: &Question) -> Option<Reference> {

@@ -33,8 +33,8 @@ const DOWN_DEADLINE: Duration = Duration::from_secs(1);
 const PART_DEADLINE: Duration = Duration::from_secs(45);
 /// How long a blob is waited for that its primary fetches from a registry outside.
 const FETCH_PATIENCE: Duration = Duration::from_secs(10 * 60);
-/// How long one question about a pushed manifest may take, and how long it is asked again: the primary may have to
-/// fetch large blobs first, which goes on in between.
+/// How long one question about a pushed manifest, or a repository to be deleted, may take, and how long it is asked again:
+/// the primary may have to fetch large blobs first, or have much to delete, which goes on in between.
 const PUSH_DEADLINE: Duration = Duration::from_secs(50);
 const PUSH_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
@@ -87,6 +87,28 @@ impl FederationUpstream {
         member.role == Role::Full && self.federation.health_of(member.node) != Some(Health::Down)
     }
 
+    /// Has a repository deleted, which takes as long as it has manifests: the primary is asked again until it is gone.
+    async fn delete_repository(&self, at: &Primary, repository: &RepositoryName) -> Result<(), RegistryError> {
+        let question = Question::DeleteRepository { repository: repository.clone() };
+        let start = Instant::now();
+        let mut is_under_way = false;
+        loop {
+            let asked = Instant::now();
+            match self.ask(at, repository, &question, PUSH_DEADLINE).await {
+                Ok(Answer::Deleted) => return Ok(()),
+                Ok(_) => return Err(confused(at, repository)),
+                Err(RegistryError::RepositoryUnknown { .. }) if is_under_way => return Ok(()),
+                // It was at work for all that time.
+                Err(RegistryError::PrimaryUnreachable { .. })
+                    if asked.elapsed() >= PUSH_DEADLINE && start.elapsed() < PUSH_PATIENCE =>
+                {
+                    is_under_way = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     async fn ask_briefly(
         &self,
         whom: &Primary,
@@ -109,7 +131,10 @@ fn kind_of(question: &Question) -> &'static str {
         Question::BlobPart { .. } => "blob_part",
         Question::Tags { .. } | Question::Referrers { .. } => "list",
         Question::Mount { .. } | Question::PutManifest { .. } => "push",
-        Question::DeleteManifest { .. } | Question::DeleteTag { .. } | Question::DeleteBlob { .. } => "delete",
+        Question::DeleteManifest { .. }
+        | Question::DeleteTag { .. }
+        | Question::DeleteBlob { .. }
+        | Question::DeleteRepository { .. } => "delete",
         Question::Follow(_) => "follow",
         Question::Hold { .. } => "hold",
         Question::Keep { .. } => "keep",
@@ -452,6 +477,7 @@ impl Upstream for FederationUpstream {
     async fn delete(&self, at: &Primary, repository: &RepositoryName, what: &Deletion) -> Result<(), RegistryError> {
         let name = repository.clone();
         let question = match what {
+            Deletion::Repository => return self.delete_repository(at, repository).await,
             Deletion::Manifest(digest) => Question::DeleteManifest { repository: name, digest: *digest },
             Deletion::Tag(tag) => Question::DeleteTag { repository: name, tag: tag.clone() },
             Deletion::Blob(digest) => Question::DeleteBlob { repository: name, digest: *digest },

@@ -36,14 +36,6 @@ pub enum AccountError {
         /// Why not.
         reason: &'static str,
     },
-    /// A replica has the policies of its primary.
-    #[error("account {name} is a replica here: change its policies in region {region}, where its primary is")]
-    PoliciesElsewhere {
-        /// The account.
-        name: AccountName,
-        /// The region that is primary.
-        region: String,
-    },
     /// Someone else changes the quota all the time.
     #[error("the quota of auth tenant {tenant} is being changed by someone else; try again")]
     QuotaConflict {

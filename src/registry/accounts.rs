@@ -6,7 +6,7 @@ use std::time::Duration;
 use keppel_federation::vocabulary::{AccountName, TenantId};
 
 use super::{AccountBook, AccountDecision, AccountEntry, AccountError, CopyLag, PeerEntry, Registry, Undecided};
-use crate::model::policy::{AccountSettings, Replication, ScanPolicy, SettingsError, Upstream};
+use crate::model::policy::{AccountSettings, ReplicaSettings, Replication, ScanPolicy, SettingsError, Upstream};
 
 /// How long a sublease token is good.
 const SUBLEASE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -47,6 +47,13 @@ impl Accounts {
         let settings = AccountSettings::from_stored(&entry.settings)?;
         let settings = as_seen_here(&entry, settings);
         Ok((entry, settings))
+    }
+
+    /// Whether the content of an account comes from a registry outside the federation, wherever its primary is.
+    pub fn is_mirror(&self, name: &AccountName) -> bool {
+        let entry = self.book.get(name);
+        let settings = entry.and_then(|entry| AccountSettings::from_stored(&entry.settings).ok());
+        settings.is_some_and(|settings| settings.is_external_replica())
     }
 
     /// Makes sure that an account that is not known here did not exist either when this was called: a name that was
@@ -216,7 +223,10 @@ impl Accounts {
     pub async fn delete(&self, name: &AccountName) -> Result<(), AccountError> {
         let entry = self.book.get(name).ok_or(AccountError::Unknown)?;
         let decision = match (entry.is_ours, entry.is_replica_here) {
-            (false, true) => self.book.detach_replica(name).await?,
+            (false, true) => {
+                self.forget_replica(&entry).await?;
+                self.book.detach_replica(name).await?
+            }
             (false, false) => return Err(AccountError::Elsewhere { name: name.clone(), region: entry.region }),
             (true, _) if !entry.replicas.is_empty() => {
                 return Err(AccountError::HasReplicas { name: name.clone(), regions: entry.replicas });
@@ -229,6 +239,28 @@ impl Accounts {
             AccountDecision::Conflict => Err(AccountError::Conflict { name: name.clone() }),
             AccountDecision::Done | AccountDecision::Held | AccountDecision::Taken { .. } => Ok(()),
         }
+    }
+
+    /// Takes away what the replica here has of its own, unless another node of this region has one, too.
+    async fn forget_replica(&self, entry: &AccountEntry) -> Result<(), AccountError> {
+        if entry.replicas.iter().filter(|region| **region == entry.region_here).count() > 1 {
+            return Ok(());
+        }
+        for _ in 0..ATTEMPTS_MAX {
+            let entry = self.book.get(&entry.name).ok_or(AccountError::Unknown)?;
+            let current = AccountSettings::from_stored(&entry.settings)?;
+            let mut next = current.clone();
+            next.set_replica(&entry.region_here, ReplicaSettings::default());
+            next.set_eager(&entry.region_here, false);
+            if next == current {
+                return Ok(());
+            }
+            let decision = self.book.put_settings(&entry.name, next.to_stored(), entry.settings_revision).await?;
+            if decision == AccountDecision::Done {
+                return Ok(());
+            }
+        }
+        Err(AccountError::Conflict { name: entry.name.clone() })
     }
 
     /// Gives the name of an account back that was being deleted and is empty now.
@@ -284,8 +316,12 @@ fn bad_upstream(reason: String) -> AccountError {
     SettingsError::new("account.replication.upstream", reason).into()
 }
 
-/// The settings as this region shows them: a replica says where its primary is, and only replicas filter platforms.
+/// The settings as this region shows them: a replica says where its primary is and has policies of its own, and only
+/// replicas filter platforms.
 fn as_seen_here(entry: &AccountEntry, mut settings: AccountSettings) -> AccountSettings {
+    if entry.region != entry.region_here {
+        settings = settings.in_region(&entry.region_here);
+    }
     if entry.is_replica_here {
         let is_eager = settings.is_eager_in(&entry.region_here);
         settings.replication = Some(Replication { upstream: Upstream::Peer(entry.primary.clone()), is_eager });
@@ -295,27 +331,29 @@ fn as_seen_here(entry: &AccountEntry, mut settings: AccountSettings) -> AccountS
     settings
 }
 
-/// What a request to a replica changes of the settings that all regions share: nothing but the filter, and whether its
-/// region holds everything. Policies that are left out are those of the primary.
+/// What a request to a replica changes of the settings that travel with the account: what this region has of its own. What
+/// is about the content itself, which is one in all regions, is decided where the primary is.
 fn for_replica(
     entry: &AccountEntry,
     asked: &AccountSettings,
     current: &AccountSettings,
 ) -> Result<AccountSettings, AccountError> {
-    let policies_of = |settings: &AccountSettings| AccountSettings {
-        replication: None,
-        platform_filter: Vec::new(),
-        security_scan_policies: Vec::new(),
-        eager_regions: Vec::new(),
-        ..settings.clone()
-    };
-    let policies = policies_of(asked);
-    match policies == AccountSettings::default() || policies == policies_of(current) {
-        true => {
-            let mut next = AccountSettings { platform_filter: asked.platform_filter.clone(), ..current.clone() };
-            next.set_eager(&entry.region_here, asked.replication.as_ref().is_some_and(|replica| replica.is_eager));
-            Ok(next)
-        }
-        false => Err(AccountError::PoliciesElsewhere { name: entry.name.clone(), region: entry.region.clone() }),
+    let shared = [
+        ("account.gc_policies", asked.gc_policies.is_empty() || asked.gc_policies == current.gc_policies),
+        ("account.copies", asked.copies.is_none() || asked.copies == current.copies),
+        ("account.ack", asked.ack.is_none() || asked.ack == current.ack),
+    ];
+    if let Some((field, _)) = shared.into_iter().find(|(_, is_shared)| !is_shared) {
+        let reason = format!("is the same in all regions: change it in region {}, where the primary is", entry.region);
+        return Err(SettingsError::new(field, reason).into());
     }
+    let own = ReplicaSettings::of(asked, current);
+    if entry.region == entry.region_here && own != ReplicaSettings::default() {
+        let reason = "has policies of its own, which a replica in the region of its primary cannot have";
+        return Err(SettingsError::new("account", reason).into());
+    }
+    let mut next = current.clone();
+    next.set_replica(&entry.region_here, own);
+    next.set_eager(&entry.region_here, asked.replication.as_ref().is_some_and(|replica| replica.is_eager));
+    Ok(next)
 }

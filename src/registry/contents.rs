@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName};
+use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName};
 
-use super::{FirstPull, Inner, Page, Registry, RegistryError, to_the_end};
+use super::succession::MovePatience;
+use super::{Deletion, FirstPull, Inner, Page, Registry, RegistryError, to_the_end};
 use crate::metadata::{ListedManifest, ListedRepository, ListedTag, RepositoryId, WriteTransaction};
 
 /// Manifests or mounts that are deleted in one transaction.
@@ -17,15 +18,6 @@ pub struct ManifestEntry {
     pub manifest: ListedManifest,
     /// The tags on it.
     pub tags: Vec<ListedTag>,
-}
-
-/// Why a scanner's report is not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReportAbsence {
-    /// The manifest has nothing that could be scanned.
-    NothingToScan,
-    /// Nobody has scanned it.
-    NotScanned,
 }
 
 /// What one step of a deletion came to.
@@ -99,23 +91,13 @@ impl Registry {
             .await
     }
 
-    /// Why there is no report on a manifest's vulnerabilities.
+    /// Makes sure that there is such a manifest, without fetching anything from a registry outside.
     ///
     /// # Errors
     /// [`RegistryError::RepositoryUnknown`], [`RegistryError::ManifestUnknown`], or our own trouble.
-    pub async fn load_report(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<ReportAbsence, RegistryError> {
-        let reference = keppel_federation::vocabulary::Reference::Digest(*digest);
-        let manifest = self.load_manifest_for(repository, &reference, FirstPull::Refused).await?;
-        let media_type = std::str::from_utf8(&manifest.media_type).ok();
-        let description = crate::model::ManifestDescription::parse(media_type, &manifest.bytes);
-        Ok(match description {
-            Ok(description) if !description.layers.is_empty() => ReportAbsence::NotScanned,
-            Ok(_) | Err(_) => ReportAbsence::NothingToScan,
-        })
+    pub async fn ensure_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
+        let reference = Reference::Digest(*digest);
+        self.load_manifest_for(repository, &reference, FirstPull::Refused).await.map(drop)
     }
 
     /// Deletes a repository with all that it holds, step by step. Whatever is pushed there meanwhile may be deleted too.
@@ -123,10 +105,22 @@ impl Registry {
     /// Cancel safety: not stopped by dropping. A crash half-way leaves a smaller repository.
     ///
     /// # Errors
-    /// [`RegistryError::RepositoryUnknown`], [`RegistryError::TagProtected`], [`RegistryError::AccountElsewhere`], or our
-    /// own trouble.
+    /// [`RegistryError::RepositoryUnknown`], [`RegistryError::TagProtected`], or our own trouble.
     pub async fn delete_repository(&self, repository: &RepositoryName) -> Result<(), RegistryError> {
-        self.refuse_elsewhere(&repository.account())?;
+        let patience = MovePatience::begin();
+        loop {
+            let deleted = self.try_delete_repository(repository).await;
+            if !patience.tries_again(&deleted).await {
+                return deleted;
+            }
+        }
+    }
+
+    async fn try_delete_repository(&self, repository: &RepositoryName) -> Result<(), RegistryError> {
+        if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
+            return self.inner.delete_at(&elsewhere, repository, Deletion::Repository).await;
+        }
+        self.inner.await_first_word(&repository.account()).await?;
         let (inner, repository) = (self.inner.clone(), repository.clone());
         to_the_end(async move {
             inner.refuse_protected(&repository).await?;
@@ -153,8 +147,21 @@ impl Registry {
 }
 
 impl Inner {
+    /// Takes away some of the manifests of a repository that the primary no longer has; gives whether there may be more. What
+    /// they referred to is left to the sweeps.
+    pub(super) fn forget_some(
+        self: &Arc<Self>,
+        transaction: &WriteTransaction<'_>,
+        repository: &RepositoryName,
+        id: RepositoryId,
+    ) -> Result<bool, RegistryError> {
+        let manifests = transaction.list_manifests(id, None, BATCH)?;
+        self.delete_manifests(transaction, repository, &manifests, Guard::Off)?;
+        Ok(!manifests.is_empty())
+    }
+
     /// Looks for protected tags before anything is deleted.
-    async fn refuse_protected(self: &Arc<Self>, repository: &RepositoryName) -> Result<(), RegistryError> {
+    pub(super) async fn refuse_protected(self: &Arc<Self>, repository: &RepositoryName) -> Result<(), RegistryError> {
         let (inner, repository) = (self.clone(), repository.clone());
         self.metadata
             .read(move |reader| {

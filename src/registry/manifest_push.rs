@@ -48,12 +48,12 @@ pub struct PutManifest {
 }
 
 /// A manifest that has been read and checked by itself.
-struct Checked {
-    digest: Digest,
-    description: ManifestDescription,
+pub(super) struct Checked {
+    pub(super) digest: Digest,
+    pub(super) description: ManifestDescription,
     bytes: Bytes,
     /// All tags to set.
-    tags: Vec<Tag>,
+    pub(super) tags: Vec<Tag>,
     config: ImageConfig,
 }
 
@@ -99,6 +99,7 @@ impl Registry {
             return Err(RegistryError::ManifestTooLarge { limit_bytes });
         }
         if let Some(elsewhere) = self.inner.check_account(repository).await? {
+            self.inner.refuse_pushed_here(repository, &target, media_type, &bytes).await?;
             return self.inner.put_manifest_at(&elsewhere, repository, target, media_type, bytes).await;
         }
         let media_type = media_type.map(str::to_owned);
@@ -187,18 +188,19 @@ pub(super) async fn record_from_elsewhere(
         Ok::<_, RegistryError>(Checked { digest, description, bytes, tags, config: ImageConfig::default() })
     });
     let checked = parsing.await.map_err(|_| RegistryError::Interrupted)??;
-    let metadata = inner.metadata.clone();
-    let writer = inner.clone();
-    let recorded = metadata.write(move |transaction| {
-        match is_followed(transaction, repository.account_str())? || writer.is_stepping_down(&repository.account()) {
+    let (writer, name) = (inner.clone(), repository.clone());
+    let recorded = inner.metadata.write(move |transaction| {
+        match is_followed(transaction, name.account_str())? || writer.is_stepping_down(&name.account()) {
             true => Ok(()),
-            false => record(&writer, transaction, &repository, checked, Origin::Elsewhere),
+            false => record(&writer, transaction, &name, checked, Origin::Elsewhere),
         }
     });
-    recorded.await
+    recorded.await?;
+    inner.learn_about(&repository, &digest).await;
+    Ok(())
 }
 
-fn check(target: ManifestTarget, media_type: Option<&str>, bytes: Bytes) -> Result<Checked, RegistryError> {
+pub(super) fn check(target: ManifestTarget, media_type: Option<&str>, bytes: Bytes) -> Result<Checked, RegistryError> {
     let description = ManifestDescription::parse(media_type, &bytes)
         .map_err(|error| RegistryError::ManifestInvalid { reason: error.to_string() })?;
     let (digest, tags) = match target {

@@ -15,6 +15,7 @@ mod blob_stream;
 mod blobs;
 mod claims;
 mod collecting;
+mod configs;
 mod contents;
 mod deletion;
 mod elsewhere;
@@ -27,6 +28,8 @@ mod in_progress;
 mod listing;
 mod manifest_cache;
 mod manifest_push;
+mod own_rules;
+mod platforms;
 mod pull_times;
 mod pulled;
 mod pulls;
@@ -47,7 +50,7 @@ pub use blob_stream::BlobStream;
 pub use blobs::BlobInfo;
 pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
 pub use collecting::image_facts;
-pub use contents::{ManifestEntry, ReportAbsence};
+pub use contents::ManifestEntry;
 pub use elsewhere::{
     AccountSums, BackfillStatus, BlobOpening, CopyComparison, CopyDifference, CopyLag, CopyStatus, Deletion,
     ImageHolding, Primary, Priority, RemoteBlob, RemoteManifest, Upstream,
@@ -247,15 +250,18 @@ impl Registry {
         for name in &names {
             self.inner.storage.prepare_space(name).await?;
         }
-        let (now, claims) = (self.inner.clock.now(), self.inner.claims.clone());
+        let (now, inner) = (self.inner.clock.now(), self.inner.clone());
         self.inner
             .metadata
             .write(move |transaction| {
                 names.iter().try_for_each(|name| {
                     let account = transaction.ensure_account(name, now)?;
-                    match claims.rules(name) {
-                        Some(rules) => transaction.set_tenant(account, rules.tenant.as_str()),
-                        None => Ok(()),
+                    match inner.claims.rules(name) {
+                        // What a copy holds is counted where the primary is.
+                        Some(rules) if inner.elsewhere(name).is_none() => {
+                            transaction.set_tenant(account, rules.tenant.as_str())
+                        }
+                        Some(_) | None => Ok(()),
                     }
                 })
             })
@@ -273,10 +279,13 @@ impl Registry {
             let (last, inner) = (after.clone(), self.inner.clone());
             let names = self.inner.metadata.write(move |transaction| {
                 let names = transaction.list_accounts(last.as_ref(), TENANTS_STEP)?;
-                // What an account holds is counted where its primary is.
-                for name in names.iter().filter(|name| inner.elsewhere(name).is_none()) {
-                    if let (Some(account), Some(rules)) = (transaction.get_account(name)?, inner.claims.rules(name)) {
-                        transaction.set_tenant(account, rules.tenant.as_str())?;
+                for name in &names {
+                    let Some(account) = transaction.get_account(name)? else { continue };
+                    // What an account holds is counted where its primary is.
+                    match (inner.elsewhere(name), inner.claims.rules(name)) {
+                        (Some(_), _) => transaction.set_tenant(account, "")?,
+                        (None, Some(rules)) => transaction.set_tenant(account, rules.tenant.as_str())?,
+                        (None, None) => {}
                     }
                 }
                 Ok::<_, RegistryError>(names)

@@ -1,7 +1,8 @@
 //! What merely passed through this region: kept while there is room, the least recently used goes first.
 //!
 //! Only what came here because somebody pulled it is ever evicted, and only while it can be had again: never what was
-//! pushed here, never an account whose primary is here unless it mirrors a registry outside, never a replica's content.
+//! pushed here, never an account whose primary is here unless it mirrors a registry outside, never a replica's content, save that of images
+//! for platforms that its filter leaves out: of those, this region is as if it had no replica.
 //! Whoever reads a blob goes on reading it; whoever wants it the next moment has it fetched again.
 
 use std::collections::HashMap;
@@ -9,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName, StorageKey};
 
+use super::platforms::is_wanted;
 use super::{Inner, Registry, RegistryError};
-use crate::metadata::{BlobId, PulledRow};
+use crate::metadata::{BlobId, MetadataError, PulledRow, WriteTransaction};
 
 /// What was used so lately is never evicted, in seconds: a pull has several requests, and they come with pauses.
 const UNUSED_SECONDS_MIN: i64 = 600;
@@ -18,6 +20,8 @@ const UNUSED_SECONDS_MIN: i64 = 600;
 const READ_AT_ONCE_MAX: u64 = 10_000;
 /// Blobs looked at together.
 const BATCH: usize = 100;
+/// A blob that more manifests than this refer to is not asked about one by one whether the platform filter wants them.
+const MANIFESTS_MAX: usize = 100;
 /// Uses that may wait to be written.
 const WAITING_MAX: usize = 100_000;
 
@@ -54,7 +58,9 @@ impl Inner {
 
     /// Notes that a blob came here because it was pulled, with its bytes under `key`, and which manifests here it belongs
     /// to: they came before it. What goes wrong here costs room, no more.
+    /// Where the account is a mirror, the blob may tell something of its images.
     pub(super) async fn note_pulled(self: &Arc<Self>, repository: &RepositoryName, digest: &Digest, key: &StorageKey) {
+        self.learn_from(repository, digest).await;
         // Where everything is to be, whoever fetches it knows what it belongs to, and it stays.
         if !self.is_copy(&repository.account()) || self.backfills.has(&repository.account()) {
             return;
@@ -112,6 +118,30 @@ impl Inner {
         kept.await.map_err(RegistryError::Metadata)
     }
 
+    /// Whether a blob belongs to nothing but images that the platform filter of the replica here leaves out.
+    fn is_left_out(
+        &self,
+        transaction: &WriteTransaction<'_>,
+        account: &AccountName,
+        blob: BlobId,
+    ) -> Result<bool, MetadataError> {
+        let filter = self.platform_filter(account);
+        if filter.is_empty() {
+            return Ok(false);
+        }
+        let manifests = transaction.list_manifests_with_blob(blob, MANIFESTS_MAX + 1)?;
+        if manifests.is_empty() || manifests.len() > MANIFESTS_MAX {
+            return Ok(false);
+        }
+        for (repository, digest) in manifests {
+            let parents = transaction.list_parents(repository, &digest)?;
+            if parents.is_empty() || parents.iter().any(|index| is_wanted(index, &digest, &filter)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether what came here of an account may go again.
     fn is_evictable(&self, account: &AccountName) -> bool {
         let is_kept = self.upstream.get().is_some_and(|upstream| upstream.keeps_content(account));
@@ -162,7 +192,7 @@ impl Registry {
     async fn evict(&self, pulled: PulledRow, before: i64) -> Result<bool, RegistryError> {
         let (inner, account, blob) = (self.inner.clone(), pulled.account.clone(), pulled.blob);
         let evicted = self.inner.metadata.write(move |transaction| {
-            if !inner.is_evictable(&account) {
+            if !inner.is_evictable(&account) && !inner.is_left_out(transaction, &account, blob)? {
                 transaction.keep_pulled(blob)?;
                 return Ok(None);
             }

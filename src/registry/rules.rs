@@ -154,7 +154,7 @@ impl Inner {
     }
 
     /// The configuration of an image; `None` where there is none that can be read.
-    async fn load_config(
+    pub(super) async fn load_config(
         &self,
         repository: &RepositoryName,
         description: &ManifestDescription,

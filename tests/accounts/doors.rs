@@ -67,6 +67,74 @@ async fn an_account_that_is_asked_too_often_is_answered_with_429() {
 }
 
 #[tokio::test]
+async fn reports_are_limited_like_other_things_and_refused_in_words() {
+    let site = Site::start_with(&["limits.trivy_report_retrievals=60/h burst 1"]);
+    site.put_account("acme-prod", "ada", json!({})).await.expect(200, "");
+    let (digest, _) = site.push("acme-prod/web", "v1", json!({}), json!({})).await;
+    let path = format!("/keppel/v1/accounts/acme-prod/repositories/web/_manifests/{digest}/trivy_report");
+    let first = site.ask("GET", &path, "vi").await;
+    let header = |reply: &crate::site::Reply, name: &str| reply.headers[name].to_str().unwrap().to_owned();
+    assert_eq!(first.status, 204);
+    assert_eq!(
+        ["action", "limit", "remaining"].map(|name| header(&first, &format!("x-ratelimit-{name}"))),
+        ["trivy_report_retrievals", "60", "0"]
+    );
+    let refused = site.ask("GET", &path, "vi").await;
+    assert!(header(&refused, "content-type").starts_with("text/plain"));
+    assert!((1..=60).contains(&header(&refused, "retry-after").parse::<u64>().unwrap()));
+    refused.expect(429, "");
+    // Whoever may not see the account uses none of it up, and learns nothing of it.
+    let stranger = site.ask("GET", &path, "stan").await;
+    assert!(!stranger.headers.contains_key("x-ratelimit-limit"));
+    stranger.expect(404, "no such account");
+}
+
+#[tokio::test]
+async fn a_body_that_is_announced_as_too_long_is_refused_without_waiting_for_it() {
+    let site = Site::start();
+    site.put_account("acme-prod", "ada", json!({})).await.expect(200, "");
+    let ada = data_encoding::BASE64.encode(b"ada:swordfish");
+    let begun = std::time::Instant::now();
+    for line in [
+        "PUT /keppel/v1/accounts/acme-prod",
+        "PUT /keppel/v1/accounts/acme-prod/security_scan_policies",
+        "PUT /keppel/v1/quotas/acme",
+        "POST /keppel/v1/auth",
+        "PUT /v2/acme-prod/web/manifests/v1",
+    ] {
+        let head =
+            format!("{line} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {ada}\r\nContent-Length: 300000000");
+        assert_eq!(raw(&site, &head).await, 413, "{line}");
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "a body was waited for");
+    // What says nothing of its length is counted.
+    let long = reqwest::Body::wrap_stream(futures_util::stream::iter(
+        (0..300).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1024])),
+    ));
+    reply(site.request("PUT", "/keppel/v1/accounts/acme-prod", "ada").body(long))
+        .await
+        .expect(413, "longer than 262144");
+}
+
+#[tokio::test]
+async fn at_an_accounts_own_host_there_are_its_content_and_tokens_and_nothing_else() {
+    let site = Site::start_with(&["http.public_hosts=registry.test"]);
+    site.put_account("acme-prod", "ada", json!({})).await.expect(200, "");
+    let ask = async |path: &str| reply(site.request("GET", path, "ed").header("host", "acme-prod.registry.test")).await;
+    assert_eq!(ask("/v2/").await.status, 200);
+    assert_eq!(ask("/keppel/v1/auth?service=keppel").await.status, 200);
+    // Each interface refuses in its own form.
+    for path in ["/keppel/v1", "/keppel/v1/accounts", "/keppel/v1/accounts/acme-prod", "/keppel/v1/openapi.json"] {
+        let refused = ask(path).await;
+        assert!(refused.headers["content-type"].to_str().unwrap().starts_with("text/plain"), "{path}");
+        refused.expect(404, "there is no such endpoint");
+    }
+    for path in ["/metrics", "/health/live", "/"] {
+        assert_eq!(ask(path).await.json()["errors"][0]["code"], "UNSUPPORTED", "{path}");
+    }
+}
+
+#[tokio::test]
 async fn the_api_describes_itself_to_anybody() {
     let site = Site::start();
     let document = site.ask("GET", "/keppel/v1/openapi.json", "").await.expect(200, "").json();

@@ -55,10 +55,10 @@ async fn retention_is_explained_before_it_is_carried_out() {
     let listed = site.ask("GET", path, "vi").await.json();
     assert_eq!(listed["manifests"][0]["gc_status"], json!({"protected_by_recent_upload": true}));
     for (arguments, words) in [
-        (["janitor", "run", "image-gc", "--account", "absent"].as_slice(), "there is no account absent here"),
+        (["janitor", "run", "image-gc", "--account", "absent"].as_slice(), "there is no account absent"),
         (&["janitor", "run", "nothing"], "there is no task \"nothing\": the tasks are image-gc, "),
         (&["janitor", "run", "blob-validation", "--dry-run"], "has no dry run"),
-        (&["scrub", "--account", "absent", "--now"], "there is no account absent here"),
+        (&["scrub", "--account", "absent", "--now"], "there is no account absent"),
     ] {
         let refused = site.command(arguments, "");
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();

@@ -1,10 +1,13 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{Image, Index, Kind, Reply, Upstream, images::sha256};
-use crate::site::{Lie, Site, manifest};
+use crate::harness::{Content, Image, ImageBuilder, Index, Kind, Reply, Upstream, images::sha256};
+use crate::site::{Lie, Site, blob, manifest};
+
+/// When the images of tests were made, in UNIX seconds.
+const MADE_AT: i64 = 1_704_067_200;
 
 /// Every pull of a tag asks the registry again.
 const ASK_ALWAYS: &str = "external.tag_freshness=0s";
@@ -239,6 +242,49 @@ async fn a_manifest_that_is_not_what_it_should_be_is_refused() {
     }
     upstream.behave();
     site.client.assert_image("mirror/app", "v1", &image).await;
+}
+
+#[tokio::test]
+async fn labels_and_times_of_an_image_are_known_as_soon_as_its_configuration_is_here() {
+    let (upstream, site) = (Upstream::start().await, Site::start(&[ASK_ALWAYS]));
+    let image = ImageBuilder::new(5).layers(2).build();
+    // Another image with the same configuration.
+    let mut twin = image.clone();
+    let mut manifest_of_twin = image.manifest.value();
+    manifest_of_twin["annotations"] = json!({"note": "the same, signed"});
+    twin.manifest = Content::json(&image.manifest.media_type, &manifest_of_twin);
+    upstream.add_image("app", "v1", &image);
+    site.mirror(&upstream).await;
+    let listed = async |digest: &str| -> Value {
+        let list = site.client.get("/keppel/v1/accounts/mirror/repositories/app/_manifests").await.expect(200).json();
+        let all = list["manifests"].as_array().expect("a list").clone();
+        all.into_iter().find(|manifest| manifest["digest"] == digest).expect("it is listed")
+    };
+    let bare = site.client.get(&manifest("app", "v1")).await.expect(200);
+    assert!(!bare.headers.contains_key("x-keppel-min-layer-created-at"), "nothing is fetched to know it");
+    assert_eq!(upstream.count("GET", &image.config.digest()), 0);
+    // A layer says nothing, though it is pulled first.
+    site.client.get(&blob("app", &image.layers[0].digest())).await.expect(200);
+    assert!(listed(&image.digest()).await.get("labels").is_none());
+    site.client.get(&blob("app", &image.config.digest())).await.expect(200);
+    let is_known = async |digest: &str| listed(digest).await["labels"] == json!({"seed": "5"});
+    let start = Instant::now();
+    while !is_known(&image.digest()).await {
+        assert!(start.elapsed() < Duration::from_secs(10), "{}", listed(&image.digest()).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let known = listed(&image.digest()).await;
+    assert_eq!((&known["min_layer_created_at"], &known["max_layer_created_at"]), (&json!(MADE_AT), &json!(MADE_AT)));
+    let pulled = site.client.get(&manifest("app", "v1")).await.expect(200);
+    assert_eq!(pulled.header("x-keppel-max-layer-created-at"), MADE_AT.to_string());
+    // Whoever comes later finds the configuration here; what is known is not forgotten with the next look at the tag.
+    upstream.add_image("app", "v1", &twin);
+    site.client.get(&manifest("app", "v1")).await.expect(200);
+    assert_eq!(listed(&twin.digest()).await["labels"], json!({"seed": "5"}));
+    upstream.add_image("app", "v1", &image);
+    site.client.get(&manifest("app", "v1")).await.expect(200);
+    assert!(is_known(&image.digest()).await);
+    assert_eq!(upstream.count("GET", &image.config.digest()), 1);
 }
 
 #[tokio::test]

@@ -1,4 +1,7 @@
-use crate::federation::three_regions;
+use reqwest::Method;
+
+use crate::federation::{three_regions, three_regions_with};
+use crate::harness::client::send;
 use crate::harness::{Image, ImageBuilder, Index, Kind};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,5 +64,65 @@ async fn mounts_and_deletes_reach_the_primary_from_any_region() {
     for region in [&eu, &us] {
         let path = format!("/v2/acme/app/manifests/{}", image.digest());
         region.client.get(&path).await.expect_error(404, "MANIFEST_UNKNOWN");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_is_deleted_from_any_region_and_in_all() {
+    let [eu, us, ap] = three_regions();
+    for (number, name) in [(1, "acme/app"), (2, "acme/deep/app"), (3, "acme/other")] {
+        eu.client.push_image(name, "v1", &Image::small(number)).await;
+    }
+    let guard = |block: bool| {
+        let policies = if block { r#"[{"match_tag": "v.*", "block_delete": true}]"# } else { "[]" };
+        format!(r#"{{"account": {{"auth_tenant_id": "default", "tag_policies": {policies}}}}}"#)
+    };
+    let put_policies = async |block: bool| {
+        let request = eu.client.request(Method::PUT, "/keppel/v1/accounts/acme").body(guard(block));
+        send(request).await.expect(200);
+    };
+    let path = |name: &str| format!("/keppel/v1/accounts/acme/repositories/{name}");
+    put_policies(true).await;
+    // The primary alone decides whether a tag is protected, and in the same words everywhere.
+    let refused = us.client.delete(&path("app")).await.expect(409).text();
+    assert_eq!(refused, eu.client.delete(&path("app")).await.expect(409).text());
+    assert!(refused.contains("account.tag_policies[0] sets block_delete"), "{refused}");
+    put_policies(false).await;
+    us.client.delete(&path("app")).await.expect(204);
+    // ap has not used the account at all.
+    ap.client.delete(&path("deep/app")).await.expect(204);
+    for region in [&eu, &us, &ap] {
+        for name in ["app", "deep/app"] {
+            region.client.get(&format!("/v2/acme/{name}/manifests/v1")).await.expect(404);
+        }
+        region.client.delete(&path("app")).await.expect(404);
+        region.client.assert_manifest("acme/other", "v1", &Image::small(3).manifest).await;
+    }
+    let listed = eu.client.get("/keppel/v1/accounts/acme/repositories").await.json();
+    assert_eq!(listed["repositories"].as_array().map(Vec::len), Some(1), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_of_accounts_of_other_regions_are_limited_where_nothing_of_them_is_held() {
+    let [eu, us, _ap] = three_regions_with(&["limits.anycast_blob_pull_bytes=1000/h burst 1000"]);
+    let blob = crate::harness::images::random_bytes(1, 700);
+    let digest = eu.client.push_blob("acme/app", &blob).await;
+    let path = format!("/v2/acme/app/blobs/{digest}");
+    // Half of a blob counts for half, and a look at it for nothing.
+    us.client.head(&path).await.expect(200);
+    let half = us.client.get_with(&path, "range", "bytes=0-349").await.expect(206);
+    assert_eq!(
+        (half.header("x-ratelimit-action"), half.header("x-ratelimit-limit")),
+        ("anycast_blob_pull_bytes", "1000")
+    );
+    let left: u64 = half.header("x-ratelimit-remaining").parse().expect("a number");
+    assert!((650..660).contains(&left), "{left}");
+    let refused = us.client.get(&path).await.expect_error(429, "TOOMANYREQUESTS");
+    assert!(refused.header("retry-after").parse::<u64>().expect("a number") > 60);
+    us.client.get_with(&path, "range", "bytes=0-349").await.expect(206);
+    // Where the primary is nothing of this kind is counted.
+    for _ in 0..3 {
+        let whole = eu.client.get(&path).await.expect(200);
+        assert!(!whole.headers.contains_key("x-ratelimit-action"));
     }
 }

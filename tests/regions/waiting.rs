@@ -1,6 +1,10 @@
 use std::process::{Command, Output, Stdio};
 
-use crate::federation::{Region, three_regions};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::federation::{Region, three_regions, until};
+use crate::harness::client::{Answer, send};
 use crate::harness::{Artifact, Image, Index, Kind};
 
 fn wait(region: &Region, arguments: &[&str]) -> Output {
@@ -35,4 +39,48 @@ async fn after_waiting_for_an_image_its_primary_may_go() {
         }
         region.client.assert_manifest("acme/app", &artifact.manifest.digest(), &artifact.manifest).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_index_a_replica_has_the_images_that_its_platform_filter_lets_through() {
+    let [mut eu, us, ap] = three_regions();
+    let index = Index::of_two(Kind::Oci, 1);
+    eu.client.push_index("acme/app", "multi", &index).await;
+    until("the account is known", || us.told(&["accounts"]).contains("acme"));
+    let refused = json!([{"architecture": "arm64"}]);
+    replica(&eu, &us, json!({"platform_filter": refused, "replication": {"strategy": "eager", "upstream": "eu"}}), 422)
+        .await;
+    let filter = json!([{"os": "linux", "architecture": "arm64"}]);
+    let made = replica(&eu, &us, json!({ "platform_filter": filter }), 200).await;
+    assert_eq!(made.json()["account"]["platform_filter"], filter);
+    for region in [&eu, &ap] {
+        let shown = region.client.get("/keppel/v1/accounts/acme").await.expect(200).json();
+        assert!(shown["account"].get("platform_filter").is_none(), "it is us that filters: {shown}");
+    }
+    let waited = wait(&us, &["acme/app:multi", "--region", "us", "--region", "ap", "--timeout", "40s"]);
+    let told = String::from_utf8(waited.stdout).expect("text");
+    assert!(waited.status.success() && told.contains("us: 2 manifests") && told.contains("ap: 3 manifests"), "{told}");
+    let [amd64, arm64] = &index.images[..] else { panic!("two images") };
+    let layer = format!("/v2/acme/app/blobs/{}", amd64.layers[0].digest());
+    // The index is the same everywhere. What is left out comes from elsewhere, as if there were no replica.
+    eu.server.kill();
+    us.client.assert_manifest("acme/app", &index.digest(), &index.manifest).await;
+    us.client.assert_image("acme/app", &arm64.digest(), arm64).await;
+    assert_eq!(us.client.get(&layer).await.expect(200).body, amd64.layers[0].bytes, "it came from ap");
+    let other = format!("/v2/acme/app/blobs/{}", amd64.config.digest());
+    drop(ap);
+    us.client.get(&other).await.expect_error(503, "UNAVAILABLE");
+}
+
+/// Makes a replica of the account `acme` of `eu` in a region.
+async fn replica(eu: &Region, region: &Region, mut fields: Value, status: u16) -> Answer {
+    let issued = eu.client.post("/keppel/v1/accounts/acme/sublease").await.expect(200).json();
+    fields["auth_tenant_id"] = "default".into();
+    if fields.get("replication").is_none() {
+        fields["replication"] = json!({"strategy": "on_first_use", "upstream": "eu"});
+    }
+    let request =
+        region.client.request(Method::PUT, "/keppel/v1/accounts/acme").body(json!({ "account": fields }).to_string());
+    let token = issued["sublease_token"].as_str().expect("a token");
+    send(request.header("X-Keppel-Sublease-Token", token)).await.expect(status)
 }

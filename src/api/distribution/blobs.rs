@@ -3,10 +3,13 @@ use http::{
     header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE},
 };
 
+use keppel_federation::vocabulary::AccountName;
+
 use super::{Answer, CONTENT_DIGEST, Call, conditional, empty, parse_digest, range::Wanted, set};
 use crate::api::{
     body::{BlobBody, Body},
     error::ApiError,
+    limits::{self, Standing},
 };
 
 /// `GET` and `HEAD /v2/<name>/blobs/<digest>`, whole or in part.
@@ -42,12 +45,30 @@ pub(super) async fn get(call: &Call<'_>, name: &str, digest: &str) -> Answer {
         }
         Wanted::Nothing => return Err(ApiError::range_not_satisfiable(blob.size_bytes)),
     };
+    let amount = range.end - range.start;
+    if let Some(standing) = passing_through(call, &repository.account(), amount) {
+        standing.set_headers(response.headers_mut());
+        if standing.retry_seconds.is_some() {
+            let mut refusal = ApiError::too_many_requests().into_response(call.request_id);
+            standing.set_headers(refusal.headers_mut());
+            return Ok(refusal);
+        }
+    }
     if !range.is_empty() {
         let reader = registry.open_blob(&blob, range).await?;
         let sent = call.state.metrics().blob_sent.clone();
         *response.body_mut() = Body::Blob(BlobBody::new(reader, call.files.cloned(), sent, call.request_id.clone()));
     }
     Ok(response)
+}
+
+/// Counts what is handed out of an account that this region holds nothing of for good; `None`: that is not limited.
+fn passing_through(call: &Call<'_>, account: &AccountName, size_bytes: u64) -> Option<Standing> {
+    let limits = call.state.limits()?;
+    match call.state.registry().is_held_here(account) {
+        true => None,
+        false => limits.count_many(account.as_str(), limits::Action::AnycastBlobPullBytes, size_bytes),
+    }
 }
 
 fn wanted(call: &Call<'_>, etag: &str, size_bytes: u64) -> Wanted {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{Answer, Call, Refusal, document};
 use crate::{
     auth::Right,
-    model::policy::{AccountSettings, SettingsError},
+    model::policy::{AccountSettings, Replication, SettingsError},
     registry::{AccountEntry, AccountError},
 };
 
@@ -31,11 +31,15 @@ pub(super) fn get(call: &Call<'_>, name: &str) -> Answer {
 pub(super) async fn put(call: &Call<'_>, name: &str) -> Answer {
     let name = AccountName::parse(name)
         .map_err(|error| Refusal::plain(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
-    let (tenant, settings) = read(call.body()).map_err(AccountError::from)?;
+    let known = call.state.accounts().load(&name).ok();
+    let is_mirror = call.state.accounts().is_mirror(&name);
+    // What cannot be changed need not be said again.
+    let replication = known.as_ref().and_then(|(_, settings)| settings.replication.clone());
+    let (tenant, settings) = read(call.body(), replication, is_mirror).map_err(AccountError::from)?;
     if !call.visitor.has(Right::EditAccount, &tenant) {
         return Err(Refusal::forbidden());
     }
-    if let Ok((entry, _)) = call.state.accounts().load(&name)
+    if let Some((entry, _)) = known
         && entry.tenant != tenant
         && call.visitor.has(Right::ViewAccount, &entry.tenant)
     {
@@ -68,8 +72,12 @@ pub(super) fn parse(name: &str) -> Result<AccountName, AccountError> {
     AccountName::parse(name).map_err(|_| AccountError::Unknown)
 }
 
-/// Reads `{"account": {…}}`.
-fn read(mut body: Value) -> Result<(TenantId, AccountSettings), SettingsError> {
+/// Reads `{"account": {…}}`. Where it does not say where the content comes from, that stays as it is.
+fn read(
+    mut body: Value,
+    replication: Option<Replication>,
+    is_mirror: bool,
+) -> Result<(TenantId, AccountSettings), SettingsError> {
     let mut fields = match body.get_mut("account").map(Value::take) {
         Some(Value::Object(fields)) => fields,
         Some(_) => return Err(SettingsError::new("account", "must be an object")),
@@ -93,7 +101,10 @@ fn read(mut body: Value) -> Result<(TenantId, AccountSettings), SettingsError> {
         Some(_) => return Err(SettingsError::new("account.auth_tenant_id", "must be a text")),
         None => return Err(SettingsError::new("account.auth_tenant_id", "is missing")),
     };
-    Ok((tenant, AccountSettings::from_request(Value::Object(fields))?))
+    if let (None | Some(Value::Null), Some(replication)) = (fields.get("replication"), replication) {
+        fields.insert("replication".into(), serde_json::to_value(replication).unwrap_or_default());
+    }
+    Ok((tenant, AccountSettings::from_request_about(Value::Object(fields), is_mirror)?))
 }
 
 /// An account as the contract shows it.

@@ -1,12 +1,13 @@
 use axum::response::IntoResponse as _;
 use http::StatusCode;
-use keppel_federation::vocabulary::{Digest, Tag};
+use keppel_federation::vocabulary::{Digest, RepositoryName, Tag};
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Call, NOT_SCANNED, Refusal, document, repositories::load};
 use crate::{
+    api::{error::ApiError, limits},
     auth::Action,
-    registry::{ManifestEntry, ReportAbsence},
+    registry::ManifestEntry,
 };
 
 /// `GET …/repositories/<repository>/_manifests`: the manifests of a repository with their tags, page by page.
@@ -36,9 +37,24 @@ pub(super) async fn delete_tag(call: &Call<'_>, account: &str, repository: &str,
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// `GET …/_manifests/<digest>/trivy_report`: there is no scanner, so that there never is a report.
+/// `GET …/_manifests/<digest>/trivy_report`: nobody scans here, so that every manifest is one that cannot be scanned, as its
+/// `vulnerability_status` says; of such there is no report.
 pub(super) async fn get_report(call: &Call<'_>, account: &str, repository: &str, digest: &str) -> Answer {
     let repository = load(call, account, repository, Action::Pull)?;
+    let limits = call.state.limits();
+    let account = repository.account();
+    let standing = limits.and_then(|limits| limits.count(account.as_str(), limits::Action::TrivyReportRetrievals));
+    let answer = match &standing {
+        Some(standing) if standing.retry_seconds.is_some() => Err(ApiError::too_many_requests().into()),
+        Some(_) | None => find_report(call, &repository, digest).await,
+    };
+    let Some(standing) = standing else { return answer };
+    let mut response = answer.unwrap_or_else(|refusal| refusal.into_response(call.request_id));
+    standing.set_headers(response.headers_mut());
+    Ok(response)
+}
+
+async fn find_report(call: &Call<'_>, repository: &RepositoryName, digest: &str) -> Answer {
     let digest = parse_digest(digest)?;
     match call.query("format").as_deref() {
         None | Some("json" | "spdx-json") => {}
@@ -46,13 +62,8 @@ pub(super) async fn get_report(call: &Call<'_>, account: &str, repository: &str,
             return Err(Refusal::invalid("format", &format!("{other:?} is neither \"json\" nor \"spdx-json\"")));
         }
     }
-    match call.state.registry().load_report(&repository, &digest).await? {
-        ReportAbsence::NothingToScan => Ok(StatusCode::NO_CONTENT.into_response()),
-        ReportAbsence::NotScanned => {
-            let reason = "no report: this registry does not scan images for vulnerabilities";
-            Err(Refusal::plain(StatusCode::METHOD_NOT_ALLOWED, reason))
-        }
-    }
+    call.state.registry().ensure_manifest(repository, &digest).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Only a digest in its one form names a manifest here.

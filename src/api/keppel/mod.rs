@@ -14,13 +14,12 @@ mod scan_policies;
 
 use axum::{
     Extension,
-    body::to_bytes,
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
 use http::{
-    HeaderValue, Method, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
+    HeaderValue, Method, StatusCode, Version,
+    header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
     request::Parts,
 };
 use keppel_federation::vocabulary::{AccountName, TenantId};
@@ -30,6 +29,7 @@ pub(super) use self::path::Endpoint;
 use super::{
     access::{Scope, Visitor},
     audit::Change,
+    body::{ShortBodyError, collect_short},
     distribution::{Query, path_decode},
     error::ApiError,
     request_id,
@@ -52,6 +52,7 @@ struct Call<'a> {
     visitor: &'a Visitor<'a>,
     parts: &'a Parts,
     body: Option<Value>,
+    request_id: &'a HeaderValue,
 }
 
 impl Call<'_> {
@@ -131,6 +132,19 @@ impl Refusal {
         }
     }
 
+    /// The answer.
+    fn into_response(self, request_id: &HeaderValue) -> Response {
+        match self {
+            Self::Plain(status, reason) => plain(status, &reason),
+            Self::Document(status, reason) => {
+                let mut response = document(&serde_json::json!({ "error": reason }));
+                *response.status_mut() = status;
+                response
+            }
+            Self::Http(error) => error.into_plain(request_id).map(axum::body::Body::new),
+        }
+    }
+
     fn forbidden() -> Self {
         Self::plain(StatusCode::FORBIDDEN, "you are not allowed to do this")
     }
@@ -154,7 +168,6 @@ impl From<AccountError> for Refusal {
             E::Elsewhere { .. }
             | E::Taken { .. }
             | E::Deleting { .. }
-            | E::PoliciesElsewhere { .. }
             | E::QuotaConflict { .. }
             | E::Conflict { .. } => Self::Plain(S::CONFLICT, reason),
             E::HasReplicas { .. } => Self::Document(S::CONFLICT, reason),
@@ -190,16 +203,14 @@ pub(super) async fn answer(
     request: Request,
 ) -> Response {
     let request_id = request_id::of_request(request.headers());
-    match dispatch(&state, &peer, &request_id, request).await {
-        Ok(response) => response,
-        Err(Refusal::Plain(status, reason)) => plain(status, &reason),
-        Err(Refusal::Document(status, reason)) => {
-            let mut response = document(&serde_json::json!({ "error": reason }));
-            *response.status_mut() = status;
-            response
-        }
-        Err(Refusal::Http(error)) => error.into_plain(&request_id).map(axum::body::Body::new),
+    let version = request.version();
+    let answer = dispatch(&state, &peer, &request_id, request).await;
+    let mut response = answer.unwrap_or_else(|refusal| refusal.into_response(&request_id));
+    if response.status() == StatusCode::PAYLOAD_TOO_LARGE && version < Version::HTTP_2 {
+        // What is left of the body would have to be waited for.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    response
 }
 
 async fn dispatch(state: &ApiState, peer: &Peer, request_id: &HeaderValue, request: Request) -> Answer {
@@ -212,7 +223,10 @@ async fn dispatch(state: &ApiState, peer: &Peer, request_id: &HeaderValue, reque
     let visitor = Visitor::identify(state, &parts.headers, &parts.uri, peer, scope).await?;
     let pending = change(endpoint, &parts.method, state).map(|change| visitor.pending(change, request_id));
     let answer = match visitor.authorize(scope) {
-        Ok(()) => carry_out(state, &visitor, endpoint, &parts, body).await.map_err(|refusal| refusal.naming(endpoint)),
+        Ok(()) => {
+            let answer = carry_out(state, &visitor, endpoint, &parts, body, request_id).await;
+            answer.map_err(|refusal| refusal.naming(endpoint))
+        }
         Err(refusal) => Err(refusal.into()),
     };
     if let Some(pending) = pending {
@@ -249,6 +263,7 @@ async fn carry_out(
     endpoint: Endpoint<'_>,
     parts: &Parts,
     body: axum::body::Body,
+    request_id: &HeaderValue,
 ) -> Answer {
     if !endpoint.allow().split(", ").any(|known| known == parts.method.as_str()) {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "this endpoint does not know the method");
@@ -259,7 +274,7 @@ async fn carry_out(
         Method::PUT => Some(read(state, body).await?),
         _ => None,
     };
-    let call = Call { state, visitor, parts, body };
+    let call = Call { state, visitor, parts, body, request_id };
     match (endpoint, &parts.method) {
         (Endpoint::Audit, _) => audit::list(&call).await,
         (Endpoint::Accounts, _) => Ok(accounts::list(&call)),
@@ -286,15 +301,15 @@ async fn carry_out(
 }
 
 async fn read(state: &ApiState, body: axum::body::Body) -> Result<Value, Refusal> {
-    let arriving = tokio::time::timeout(state.options().server.body_idle_timeout, to_bytes(body, BODY_BYTES_MAX)).await;
-    let bytes = match arriving {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(_)) => {
-            let reason = format!("the body is broken or longer than {BODY_BYTES_MAX} bytes");
-            return Err(Refusal::plain(StatusCode::PAYLOAD_TOO_LARGE, reason));
+    let arriving = collect_short(body, BODY_BYTES_MAX, state.options().server.body_idle_timeout);
+    let bytes = arriving.await.map_err(|error| match error {
+        ShortBodyError::TooLong => {
+            let reason = format!("the body is longer than {BODY_BYTES_MAX} bytes");
+            Refusal::plain(StatusCode::PAYLOAD_TOO_LARGE, reason)
         }
-        Err(_) => return Err(Refusal::plain(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
-    };
+        ShortBodyError::Broken => Refusal::plain(StatusCode::BAD_REQUEST, "the body is broken"),
+        ShortBodyError::Late => Refusal::plain(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+    })?;
     serde_json::from_slice(&bytes)
         .map_err(|error| Refusal::plain(StatusCode::BAD_REQUEST, format!("the body is not valid JSON: {error}")))
 }

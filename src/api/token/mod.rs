@@ -4,17 +4,23 @@
 
 use axum::{
     Extension,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{RawQuery, State},
     response::{IntoResponse, Response},
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
-    header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version,
+    header::{AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde_json::json;
 
-use super::{access::address, host::Place, serve::Peer, service::ApiState};
+use super::{
+    access::address,
+    body::{ShortBodyError, collect_short},
+    host::Place,
+    serve::Peer,
+    service::ApiState,
+};
 use crate::auth::{AuthError, Credentials, LoginHint, TokenRequest};
 
 /// The longest form, in bytes.
@@ -47,15 +53,25 @@ pub(super) async fn post(
     State(state): State<ApiState>,
     Extension(peer): Extension<Peer>,
     uri: Uri,
+    version: Version,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let place = Place::of(&state.options().public_hosts, &peer, &headers, &uri);
-    let form = tokio::time::timeout(state.options().server.body_idle_timeout, to_bytes(body, FORM_BYTES_MAX)).await;
+    let form = collect_short(body, FORM_BYTES_MAX, state.options().server.body_idle_timeout).await;
     let request = match form {
-        Ok(Ok(form)) => basic(&headers).and_then(|basic| TokenRequest::from_form(&form, basic)),
-        Ok(Err(_)) => Err(AuthError::BadRequest(format!("the form is broken or longer than {FORM_BYTES_MAX} bytes"))),
-        Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the form did not arrive in time"),
+        Ok(form) => basic(&headers).and_then(|basic| TokenRequest::from_form(&form, basic)),
+        Err(ShortBodyError::Broken) => Err(AuthError::BadRequest("the form is broken".to_owned())),
+        Err(ShortBodyError::Late) => return plain(StatusCode::REQUEST_TIMEOUT, "the form did not arrive in time"),
+        Err(ShortBodyError::TooLong) => {
+            let reason = format!("the form is longer than {FORM_BYTES_MAX} bytes");
+            let mut refusal = plain(StatusCode::PAYLOAD_TOO_LARGE, &reason);
+            if version < Version::HTTP_2 {
+                // What is left of it would have to be waited for.
+                refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            return refusal;
+        }
     };
     answer(&state, &peer, &place, request).await
 }

@@ -5,13 +5,16 @@ use super::rbac::CompiledRbac;
 use super::retention::CompiledGcPolicy;
 use super::tags::CompiledTagPolicy;
 use super::{
-    AccountSettings, Ack, ExternalSource, ManifestRule, PermissionSet, SettingsError, TagPolicy, TagProtection,
+    AccountSettings, Ack, ExternalSource, ManifestRule, Permission, PermissionSet, PlatformFilter, RbacPolicy,
+    ReplicaSettings, SettingsError, TagPolicy, TagProtection,
 };
 
 /// The policies of one revision of an account's settings, ready for decisions.
 #[derive(Debug, Default)]
 pub struct CompiledPolicies {
     rbac: Vec<CompiledRbac>,
+    /// The primary's, where a replica has its own: what changes the account must meet both.
+    rbac_of_primary: Option<Vec<CompiledRbac>>,
     tags: Vec<CompiledTagPolicy>,
     gc: Vec<CompiledGcPolicy>,
     tag_policies: Vec<TagPolicy>,
@@ -20,6 +23,8 @@ pub struct CompiledPolicies {
     copies: Option<u8>,
     ack: Ack,
     eager_regions: Vec<String>,
+    platform_filter: Vec<PlatformFilter>,
+    has_own_rules: bool,
 }
 
 /// What the policies of an account say about a caller.
@@ -38,7 +43,22 @@ impl CompiledPolicies {
     /// The field that cannot be used. Settings that were accepted once compile, unless a later version wrote them;
     /// whoever cannot compile them must deny.
     pub fn compile(settings: &AccountSettings) -> Result<Self, SettingsError> {
-        let rbac = settings.rbac_policies.iter().enumerate();
+        Self::compile_in(settings, None)
+    }
+
+    /// Compiles settings as they are in a region whose nodes are not the account's primary; `None`: where the primary is.
+    ///
+    /// # Errors
+    /// As [`Self::compile`].
+    pub fn compile_in(shared: &AccountSettings, region: Option<&str>) -> Result<Self, SettingsError> {
+        let settings = &region.map_or_else(|| shared.clone(), |region| shared.in_region(region));
+        let own = region.and_then(|region| shared.replicas.get(region));
+        let compile_rbac = |policies: &[RbacPolicy]| {
+            let numbered = policies.iter().enumerate();
+            let compiled =
+                numbered.map(|(at, policy)| CompiledRbac::new(policy, &format!("account.rbac_policies[{at}]")));
+            compiled.collect::<Result<Vec<_>, _>>()
+        };
         let tags = settings.tag_policies.iter().enumerate();
         let gc = settings.gc_policies.iter().enumerate();
         let rule = match &settings.validation {
@@ -49,9 +69,11 @@ impl CompiledPolicies {
             None => None,
         };
         Ok(Self {
-            rbac: rbac
-                .map(|(at, policy)| CompiledRbac::new(policy, &format!("account.rbac_policies[{at}]")))
-                .collect::<Result<_, _>>()?,
+            rbac: compile_rbac(&settings.rbac_policies)?,
+            rbac_of_primary: match own {
+                Some(own) if !own.rbac_policies.is_empty() => Some(compile_rbac(&shared.rbac_policies)?),
+                Some(_) | None => None,
+            },
             tags: tags
                 .map(|(at, policy)| CompiledTagPolicy::new(policy, at, &format!("account.tag_policies[{at}]")))
                 .collect::<Result<_, _>>()?,
@@ -64,17 +86,38 @@ impl CompiledPolicies {
             copies: settings.copies,
             ack: settings.ack.unwrap_or_default(),
             eager_regions: settings.eager_regions.clone(),
+            platform_filter: settings.platform_filter.clone(),
+            has_own_rules: own.is_some_and(ReplicaSettings::has_rules),
         })
     }
 
     /// What the RBAC policies say about a user (`None`: nobody known) at an address, in a repository given without its
     /// account.
     pub fn rbac(&self, username: Option<&str>, repository: &str, address: IpAddr) -> RbacVerdict {
-        let applying = self.rbac.iter().filter(|policy| policy.applies(username, repository, address));
-        applying.fold(RbacVerdict::default(), |verdict, policy| RbacVerdict {
-            granted: verdict.granted.union(policy.granted),
-            forbidden: verdict.forbidden.union(policy.forbidden),
-        })
+        let verdict_of = |policies: &[CompiledRbac]| {
+            let applying = policies.iter().filter(|policy| policy.applies(username, repository, address));
+            applying.fold(RbacVerdict::default(), |verdict, policy| RbacVerdict {
+                granted: verdict.granted.union(policy.granted),
+                forbidden: verdict.forbidden.union(policy.forbidden),
+            })
+        };
+        let here = verdict_of(&self.rbac);
+        let Some(of_primary) = &self.rbac_of_primary else { return here };
+        let there = verdict_of(of_primary);
+        let changes = [Permission::Push, Permission::Delete].into_iter();
+        let refused = changes.clone().filter(|change| !there.granted.contains(*change)).collect();
+        let forbidden = changes.filter(|change| there.forbidden.contains(*change)).collect();
+        RbacVerdict { granted: here.granted.without(refused), forbidden: here.forbidden.union(forbidden) }
+    }
+
+    /// Which platforms are kept of what an index lists; empty: all.
+    pub fn platform_filter(&self) -> &[PlatformFilter] {
+        &self.platform_filter
+    }
+
+    /// Whether a replica here has rules of its own for what is pushed or deleted, besides those of its primary.
+    pub fn has_own_rules(&self) -> bool {
+        self.has_own_rules
     }
 
     /// Whether any policy may keep a tag from being deleted.
@@ -84,7 +127,7 @@ impl CompiledPolicies {
 
     /// Whether any RBAC policy may say anything.
     pub fn has_rbac(&self) -> bool {
-        !self.rbac.is_empty()
+        !self.rbac.is_empty() || self.rbac_of_primary.is_some()
     }
 
     /// What may not be done with a tag in a repository, given without its account.
@@ -144,7 +187,7 @@ impl CompiledPolicies {
 
     /// About how much memory it takes, in units of a small policy.
     pub fn weight(&self) -> u64 {
-        let rbac: u64 = self.rbac.iter().map(CompiledRbac::weight).sum();
+        let rbac: u64 = self.rbac.iter().chain(self.rbac_of_primary.iter().flatten()).map(CompiledRbac::weight).sum();
         let tags: u64 = self.tags.iter().map(CompiledTagPolicy::weight).sum();
         let gc: u64 = self.gc.iter().map(CompiledGcPolicy::weight).sum();
         1 + rbac + tags + gc + if self.rule.is_some() { 64 } else { 0 }

@@ -1,5 +1,8 @@
 use serde::{Deserialize, Serialize};
 
+use super::SettingsError;
+use super::error::refuse;
+
 /// A span of time as policies write it: `{"value": 7, "unit": "d"}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyDuration {
@@ -46,7 +49,17 @@ impl DurationUnit {
     }
 }
 
+/// The longest span that a policy may name: what is longer was meant to be something else.
+const LONGEST: PolicyDuration = PolicyDuration { value: 1000, unit: DurationUnit::Year };
+
 impl PolicyDuration {
+    pub(super) fn check(self, place: &str, field: &str) -> Result<(), SettingsError> {
+        match self.as_seconds() > LONGEST.as_seconds() {
+            true => refuse(place, &format!("{field}.value"), format!("is more than {} years", LONGEST.value)),
+            false => Ok(()),
+        }
+    }
+
     /// The span in seconds; a span beyond what can be counted is the longest that can.
     pub fn as_seconds(self) -> i64 {
         i64::try_from(self.value).unwrap_or(i64::MAX).saturating_mul(self.unit.seconds())

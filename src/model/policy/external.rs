@@ -26,20 +26,18 @@ impl ExternalSource {
             Upstream::Peer(_) => None,
         }
     }
-
-    /// Whether the filter lets a manifest through that an index lists for `platform`. What has none is no image of a
-    /// platform, and is let through.
-    pub fn wants(&self, platform: Option<&PlatformFilter>) -> bool {
-        match platform {
-            Some(platform) if !self.platform_filter.is_empty() => {
-                self.platform_filter.iter().any(|filter| filter.matches(platform))
-            }
-            Some(_) | None => true,
-        }
-    }
 }
 
 impl PlatformFilter {
+    /// Whether a filter lets a manifest through that an index lists for `platform`. What has none is no image of a platform,
+    /// and is let through; so is everything where there is no filter.
+    pub fn wants(filter: &[Self], platform: Option<&Self>) -> bool {
+        match platform {
+            Some(platform) if !filter.is_empty() => filter.iter().any(|wanted| wanted.matches(platform)),
+            Some(_) | None => true,
+        }
+    }
+
     /// Whether a platform has everything that this one names.
     pub fn matches(&self, platform: &Self) -> bool {
         let equal = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
@@ -68,15 +66,14 @@ mod tests {
         }))
         .unwrap();
         let source = ExternalSource::of(&settings).unwrap();
-        let wants = |value: Value| source.wants(Some(&platform(value)));
+        let wants = |value: Value| PlatformFilter::wants(&source.platform_filter, Some(&platform(value)));
         assert!(wants(json!({"os": "linux", "architecture": "amd64"})));
         assert!(wants(json!({"os": "linux", "architecture": "amd64", "variant": "v2", "os.features": ["x"]})));
         assert!(wants(json!({"os": "linux", "architecture": "arm", "variant": "v7"})));
         assert!(!wants(json!({"os": "linux", "architecture": "arm", "variant": "v6"})));
         assert!(!wants(json!({"os": "windows", "architecture": "amd64"})));
         assert!(!wants(json!({"os": "unknown", "architecture": "unknown"})));
-        assert!(source.wants(None));
-        let all = ExternalSource { platform_filter: Vec::new(), ..source };
-        assert!(all.wants(Some(&platform(json!({"os": "windows"})))));
+        assert!(PlatformFilter::wants(&source.platform_filter, None));
+        assert!(PlatformFilter::wants(&[], Some(&platform(json!({"os": "windows"})))));
     }
 }

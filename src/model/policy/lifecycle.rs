@@ -104,6 +104,9 @@ impl TimeConstraint {
                 return refuse(place, field, "must be at least 1");
             }
         }
+        for (field, span) in [("older_than", self.older_than), ("newer_than", self.newer_than)] {
+            span.map_or(Ok(()), |span| span.check(place, field))?;
+        }
         match (self.oldest, self.newest, self.older_than, self.newer_than) {
             (None, None, None, None) => {
                 refuse(place, "on", "one of oldest, newest, older_than and newer_than must be set")

@@ -1,10 +1,12 @@
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::document::{Unknown, read};
 use super::error::refuse;
 use super::{
-    GcPolicy, PlatformFilter, RbacPolicy, Replication, ScanPolicy, Secret, SettingsError, TagPolicy, Upstream,
-    Validation, null,
+    GcPolicy, PlatformFilter, RbacPolicy, ReplicaSettings, Replication, ScanPolicy, Secret, SettingsError, TagPolicy,
+    Upstream, Validation, null,
 };
 
 /// The most policies of one kind in an account.
@@ -56,6 +58,9 @@ pub struct AccountSettings {
     /// The regions whose replicas hold everything. Each shows it as the strategy of its replica, and only there.
     #[serde(skip_serializing)]
     pub eager_regions: Vec<String>,
+    /// By region, what its replicas have of their own. Each shows it among its fields, and only there.
+    #[serde(skip_serializing)]
+    pub replicas: BTreeMap<String, ReplicaSettings>,
     /// How reports of vulnerabilities are overridden. Has an endpoint of its own, so it is not shown with the rest.
     #[serde(skip_serializing)]
     pub security_scan_policies: Vec<ScanPolicy>,
@@ -68,6 +73,15 @@ impl AccountSettings {
     /// # Errors
     /// The field at fault, as `account.…`.
     pub fn from_request(fields: serde_json::Value) -> Result<Self, SettingsError> {
+        Self::from_request_about(fields, false)
+    }
+
+    /// The same about an account that is there; `is_mirror`: its content comes from outside the federation, though a replica
+    /// of it, which the request may be about, names a peer.
+    ///
+    /// # Errors
+    /// The field at fault, as `account.…`.
+    pub fn from_request_about(fields: serde_json::Value, is_mirror: bool) -> Result<Self, SettingsError> {
         if fields.get("security_scan_policies").is_some() {
             let reason = "has an endpoint of its own";
             return Err(SettingsError::new("account.security_scan_policies", reason));
@@ -76,7 +90,11 @@ impl AccountSettings {
             let reason = "is set by account.replication in the region that it is about";
             return Err(SettingsError::new("account.eager_regions", reason));
         }
-        read("account", fields, Unknown::Refused).and_then(Self::checked)
+        if fields.get("replicas").is_some() {
+            let reason = "is not a field that is known here: a replica is changed in its own region";
+            return Err(SettingsError::new("account.replicas", reason));
+        }
+        read::<Self>("account", fields, Unknown::Refused)?.checked(is_mirror)
     }
 
     /// Reads the body of a request about scan policies: `{"policies": […]}`.
@@ -122,6 +140,9 @@ impl AccountSettings {
         if !self.eager_regions.is_empty() {
             document["eager_regions"] = self.eager_regions.clone().into();
         }
+        if !self.replicas.is_empty() {
+            document["replicas"] = serde_json::to_value(&self.replicas).unwrap_or_default();
+        }
         document.to_string().into_bytes()
     }
 
@@ -137,6 +158,7 @@ impl AccountSettings {
         }
         self.security_scan_policies.clone_from(&current.security_scan_policies);
         self.eager_regions.clone_from(&current.eager_regions);
+        self.replicas.clone_from(&current.replicas);
         Ok(self)
     }
 
@@ -175,8 +197,8 @@ impl AccountSettings {
         self.eager_regions.iter().any(|eager| eager == region)
     }
 
-    fn checked(mut self) -> Result<Self, SettingsError> {
-        let external = self.is_external_replica();
+    fn checked(mut self, is_mirror: bool) -> Result<Self, SettingsError> {
+        let external = is_mirror || self.is_external_replica();
         for (name, count) in [
             ("account.rbac_policies", self.rbac_policies.len()),
             ("account.gc_policies", self.gc_policies.len()),

@@ -1,10 +1,12 @@
-//! Has everything of an image here: the manifest, what it lists, their blobs, and what refers to any of them.
+//! Has everything of an image here: the manifest, what it lists, their blobs, and what refers to any of them. Of an index, what
+//! the replica's platform filter lets through.
 
 use std::collections::BTreeSet;
 
 use keppel_federation::vocabulary::{Digest, Reference, RepositoryName};
 
 use crate::model::{ManifestDescription, ManifestKind};
+use crate::registry::platforms::is_wanted;
 use crate::registry::{Priority, Registry, RegistryError};
 
 /// Manifests of one image that are looked at; an image has fewer.
@@ -40,6 +42,7 @@ impl Registry {
         use RegistryError as E;
         let (mut holding, mut left, mut seen) = (ImageHolding::default(), vec![*digest], BTreeSet::from([*digest]));
         let mut blobs = BTreeSet::new();
+        let filter = self.inner.platform_filter(&repository.account());
         while let Some(next) = left.pop() {
             let loaded = self.load_manifest(repository, &Reference::Digest(next)).await;
             let manifest = match loaded {
@@ -63,7 +66,8 @@ impl Registry {
             let media_type = String::from_utf8_lossy(&manifest.media_type).into_owned();
             let description = ManifestDescription::parse(Some(&media_type), &manifest.bytes)
                 .map_err(|error| RegistryError::ManifestInvalid { reason: error.to_string() })?;
-            for child in &description.children {
+            let wanted = |child: &Digest| filter.is_empty() || is_wanted(&manifest.bytes, child, &filter);
+            for child in description.children.iter().filter(|child| wanted(&child.digest)) {
                 match ManifestKind::from_media_type(&child.media_type) {
                     Some(_) if seen.insert(child.digest) => left.push(child.digest),
                     Some(_) => {}

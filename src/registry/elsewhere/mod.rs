@@ -99,9 +99,19 @@ impl Registry {
         }
     }
 
+    /// The region that decides about an account, where another node does.
+    pub fn primary_region(&self, account: &AccountName) -> Option<String> {
+        self.inner.elsewhere(account).map(|elsewhere| elsewhere.primary.region)
+    }
+
     /// Whether another node decides about the account.
     pub fn is_elsewhere(&self, account: &AccountName) -> bool {
         self.inner.elsewhere(account).is_some()
+    }
+
+    /// Whether what is here of the account is to stay: this node is its primary, or holds a replica.
+    pub fn is_held_here(&self, account: &AccountName) -> bool {
+        self.inner.elsewhere(account).is_none_or(|elsewhere| elsewhere.upstream.keeps_content(account))
     }
 
     /// Stores a manifest that was pushed to another region, for an account of which this node is primary. Blobs that
@@ -386,6 +396,7 @@ impl Inner {
         repository: &RepositoryName,
         what: Deletion,
     ) -> Result<(), RegistryError> {
+        self.refuse_deleted_here(repository, &what).await?;
         elsewhere.upstream.delete(&elsewhere.primary, repository, &what).await?;
         self.forget(repository, &what).await;
         Ok(())
@@ -394,20 +405,25 @@ impl Inner {
     /// Takes away what the primary no longer has. What cannot be taken away now is only ever served marked as stale, or
     /// by its digest.
     pub(in crate::registry) async fn forget(self: &Arc<Self>, repository: &RepositoryName, what: &Deletion) {
+        while self.forget_step(repository, what).await {}
+    }
+
+    /// One step of that; gives whether there is more to do.
+    async fn forget_step(self: &Arc<Self>, repository: &RepositoryName, what: &Deletion) -> bool {
         let (inner, name, deleted) = (self.clone(), repository.clone(), what.clone());
         let forgotten = self.metadata.write(move |transaction| {
             if is_followed(transaction, name.account_str())? || inner.is_stepping_down(&name.account()) {
                 // It comes as an event, in its place among the others.
-                return Ok(());
+                return Ok(false);
             }
-            let Some(id) = transaction.get_repository(&name)? else { return Ok::<_, RegistryError>(()) };
+            let Some(id) = transaction.get_repository(&name)? else { return Ok::<_, RegistryError>(false) };
             let changed = match &deleted {
                 Deletion::Tag(tag) => {
                     transaction.delete_tag(id, tag.as_str())?;
                     vec![tag.to_string()]
                 }
                 Deletion::Manifest(digest) => {
-                    let Some((manifest, _)) = transaction.get_manifest_id(id, digest)? else { return Ok(()) };
+                    let Some((manifest, _)) = transaction.get_manifest_id(id, digest)? else { return Ok(false) };
                     let mut changed = transaction.list_tags_of(manifest)?;
                     changed.push(digest.to_string());
                     transaction.delete_manifest(manifest)?;
@@ -420,15 +436,17 @@ impl Inner {
                         // The bytes are left to the storage sweep.
                         transaction.unmount_blob(id, blob.id)?;
                     }
-                    return Ok(());
+                    return Ok(false);
                 }
+                Deletion::Repository => return inner.forget_some(transaction, &name, id),
             };
             inner.evict_around_commit(transaction, &name, changed);
-            Ok(())
+            Ok(false)
         });
-        if let Err(error) = forgotten.await {
+        forgotten.await.unwrap_or_else(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, %repository, "what the primary deleted is still here");
-        }
+            false
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use crate::registry::{LocalClaims, Page, Referrer, RegistryOptions};
 use crate::storage::{FilesystemOptions, Storage};
 use std::time::Duration;
 
+mod platforms;
 mod sources;
 
 const PART: usize = board::PART_BYTES as usize;
@@ -37,6 +38,8 @@ struct OtherRegion {
     fault: Fault,
     asked: AtomicUsize,
     blob: Digest,
+    /// Whether the region that asks holds a replica.
+    is_replica: bool,
 }
 
 impl OtherRegion {
@@ -71,6 +74,10 @@ impl Upstream for OtherRegion {
 
     fn others(&self, _: &AccountName) -> Vec<Primary> {
         Vec::new()
+    }
+
+    fn keeps_content(&self, _: &AccountName) -> bool {
+        self.is_replica
     }
 
     async fn manifest(
@@ -205,7 +212,13 @@ async fn pull(fault: Fault, range: Option<Range<u64>>) -> (Vec<u8>, Result<(), R
         Fault::AnotherBlob => digest_of_bytes(b"something else"),
         _ => blob,
     };
-    registry.connect(Arc::new(OtherRegion { registry: other, fault, asked: AtomicUsize::new(0), blob }));
+    registry.connect(Arc::new(OtherRegion {
+        registry: other,
+        fault,
+        asked: AtomicUsize::new(0),
+        blob,
+        is_replica: false,
+    }));
     let found = registry.load_blob(&app(), &digest, true).await.unwrap();
     let range = range.unwrap_or(0..found.size_bytes);
     let mut bytes = registry.open_blob(&found, range).await.unwrap();
@@ -254,7 +267,13 @@ async fn a_manifest_that_is_not_what_its_digest_says_is_refused() {
     let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (other, registry) = (open(&there), open(&here));
     let blob = Digest::from_sha256([9; 32]);
-    registry.connect(Arc::new(OtherRegion { registry: other, fault: Fault::None, asked: AtomicUsize::new(0), blob }));
+    registry.connect(Arc::new(OtherRegion {
+        registry: other,
+        fault: Fault::None,
+        asked: AtomicUsize::new(0),
+        blob,
+        is_replica: false,
+    }));
     for reference in [Reference::parse("v1").unwrap(), Reference::Digest(blob)] {
         let refused = registry.load_manifest(&app(), &reference).await.unwrap_err();
         assert!(matches!(refused, RegistryError::PrimaryUnreachable { .. }), "{refused}");
@@ -283,7 +302,8 @@ async fn what_merely_passed_through_goes_when_there_is_no_room_for_it_and_comes_
         blobs.push(push(&other, byte).await);
     }
     let fault = Fault::None;
-    registry.connect(Arc::new(OtherRegion { registry: other, fault, asked: AtomicUsize::new(0), blob: blobs[0] }));
+    let (asked, blob) = (AtomicUsize::new(0), blobs[0]);
+    registry.connect(Arc::new(OtherRegion { registry: other, fault, asked, blob, is_replica: false }));
     registry.ensure_accounts(vec![app().account()]).await.unwrap();
     let pull = async |byte: u8| {
         let digest = digest_of_bytes(&content(byte));

@@ -69,6 +69,8 @@ pub enum Deletion {
     Tag(Tag),
     /// A blob in one repository.
     Blob(Digest),
+    /// A repository with all that it holds.
+    Repository,
 }
 
 /// The other regions, as the registry sees them.

@@ -13,7 +13,6 @@
 mod delegated;
 mod flight;
 mod freshness;
-mod platforms;
 mod questions;
 mod reader;
 
@@ -25,6 +24,7 @@ use keppel_federation::vocabulary::{AccountName, Algorithm, Digest, Reference, R
 
 use super::elsewhere::Deletion;
 use super::manifest_push::{digest_of, record_from_elsewhere};
+use super::platforms::is_wanted;
 use super::{Inner, Manifest, ManifestTarget, Registry, RegistryError};
 use crate::external::{ExternalClient, ExternalError, ExternalManifest, ManifestAnswer, Origin};
 use crate::model::policy::ExternalSource;
@@ -314,8 +314,8 @@ impl Inner {
             None => Ok(Vec::new()),
         });
         let parents = parents.await?;
-        let source = mirror.origin.source();
-        Ok(!parents.is_empty() && !parents.iter().any(|index| platforms::is_wanted(index, digest, source)))
+        let filter = &mirror.origin.source().platform_filter;
+        Ok(!parents.is_empty() && !parents.iter().any(|index| is_wanted(index, digest, filter)))
     }
 }
 

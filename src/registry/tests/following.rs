@@ -160,6 +160,7 @@ impl Upstream for Way {
             Deletion::Manifest(digest) => self.ask().delete_manifest(repository, digest).await,
             Deletion::Tag(tag) => self.ask().delete_tag(repository, tag).await,
             Deletion::Blob(digest) => self.ask().delete_blob(repository, digest).await,
+            Deletion::Repository => self.ask().delete_repository(repository).await,
         }
     }
 }
