@@ -7,15 +7,14 @@ use serde_json::{Value, json};
 use crate::site::Site;
 
 /// The commands of somebody who logged in with `keppel login`, or of nobody.
-struct Shell<'a> {
-    site: &'a Site,
+struct Shell {
     home: tempfile::TempDir,
 }
 
-impl<'a> Shell<'a> {
-    fn of(site: &'a Site, user: &str) -> Self {
+impl Shell {
+    fn of(site: &Site, user: &str) -> Self {
         use std::io::Write as _;
-        let shell = Self::of_nobody(site);
+        let shell = Self::of_nobody();
         let mut command = shell.command(&["login", &site.server.address(), "-u", user, "--password-stdin"]);
         let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         child.stdin.take().expect("it has an input").write_all(b"swordfish\n").expect("it reads");
@@ -24,8 +23,8 @@ impl<'a> Shell<'a> {
         shell
     }
 
-    fn of_nobody(site: &'a Site) -> Self {
-        Self { site, home: tempfile::tempdir().expect("a folder") }
+    fn of_nobody() -> Self {
+        Self { home: tempfile::tempdir().expect("a folder") }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -203,10 +202,10 @@ async fn a_registry_is_found_by_option_then_variable_then_login() {
     site.put_account("acme-prod", "ada", json!({})).await.expect(200, "");
     site.push("acme-prod/web", "v1", json!({}), json!({})).await;
     let list = ["repo", "list", "acme-prod"];
-    let nobody = Shell::of_nobody(&site);
+    let nobody = Shell::of_nobody();
     nobody.bad(&list, "no registry was named\n  name one with --server or KEPPEL_SERVER");
     let here = format!("http://{}", site.server.address());
-    let run = |shell: &Shell<'_>, variables: &[(&str, &str)], arguments: &[&str]| {
+    let run = |shell: &Shell, variables: &[(&str, &str)], arguments: &[&str]| {
         let mut command = shell.command(arguments);
         let output = command.envs(variables.iter().copied()).output().expect("the binary starts");
         let said = [output.stdout, output.stderr].concat();
