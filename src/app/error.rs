@@ -55,6 +55,9 @@ pub enum StartError {
     /// The address cannot be listened on, or the certificate not be used.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The certificates to trust for registries outside cannot be read.
+    #[error("the certificates of external.ca_file cannot be read")]
+    ExternalAuthorities(#[source] io::Error),
     /// Registries outside cannot be asked.
     #[error("the client for registries outside cannot be made")]
     External(#[source] reqwest::Error),

@@ -109,7 +109,9 @@ async fn finish(config: &Config, parts: Parts) -> Result<RunningNode, StartError
     registry.recall_follows().await?;
     registry.tend_leases().await?;
     registry.connect(Arc::new(FederationUpstream::new(federation.clone())));
-    let external = ExternalClient::new(config.external_options()).map_err(StartError::External)?;
+    let authorities = config.external.ca_file.as_ref().map(std::fs::read).transpose();
+    let authorities = authorities.map_err(StartError::ExternalAuthorities)?.unwrap_or_default();
+    let external = ExternalClient::new(config.external_options(), &authorities).map_err(StartError::External)?;
     registry.connect_external(external);
     federation.serve_content(Arc::new(RegistryContent::new(registry.clone(), federation.clone())));
     registry.ensure_accounts(config.registry.accounts.clone()).await?;

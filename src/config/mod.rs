@@ -134,6 +134,11 @@ fn check_auth(config: &Config, origin: &impl Fn(&str) -> Origin, problems: &mut 
     {
         refuse("auth.oidc_ca_file", format!("{} cannot be read: {error}", path.display()));
     }
+    if let Some(path) = &config.external.ca_file
+        && let Err(error) = std::fs::File::open(path)
+    {
+        refuse("external.ca_file", format!("{} cannot be read: {error}", path.display()));
+    }
     let mut robots: Vec<&str> = auth.workloads.iter().map(|rule| rule.robot().as_str()).collect();
     robots.sort_unstable();
     if let Some(twice) = robots.windows(2).find(|pair| pair[0] == pair[1]) {

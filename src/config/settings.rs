@@ -235,6 +235,8 @@ sections! {
         /// Hosts of such registries that are spoken to in plain HTTP, with or without a port. All others have to speak
         /// HTTPS.
         plain_http_hosts: Vec<String> = [];
+        /// Certificates to trust for such registries besides those of the system, in PEM.
+        ca_file: Option<PathBuf> = "", example "/etc/keppel/registries.pem";
         /// How long a tag holds before the registry is asked again what it names.
         tag_freshness: Duration = "1m", from "0s" to "30d";
         /// How long something that the registry does not have is not looked for again.

@@ -78,11 +78,12 @@ struct Inner {
 }
 
 impl ExternalClient {
-    /// A client without connections.
+    /// A client without connections. `authorities_pem`: certificates to trust besides those of the system.
     ///
     /// # Errors
-    /// When the system's certificates cannot be read.
-    pub fn new(options: ExternalOptions) -> Result<Self, reqwest::Error> {
+    /// When these, or the system's certificates, cannot be read.
+    pub fn new(options: ExternalOptions, authorities_pem: &[u8]) -> Result<Self, reqwest::Error> {
+        let authorities = reqwest::Certificate::from_pem_bundle(authorities_pem)?;
         let builder = || {
             reqwest::Client::builder()
                 .user_agent(concat!("keppel/", env!("CARGO_PKG_VERSION")))
@@ -91,7 +92,8 @@ impl ExternalClient {
                 .read_timeout(options.stall_timeout)
                 .pool_idle_timeout(Duration::from_secs(60))
         };
-        let (https, plain) = (builder().https_only(true).build()?, builder().no_proxy().build()?);
+        let trusting = builder().https_only(true).tls_certs_merge(authorities);
+        let (https, plain) = (trusting.build()?, builder().no_proxy().build()?);
         let inner = Inner { https, plain, options, sessions: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
     }

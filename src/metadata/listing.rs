@@ -64,9 +64,10 @@ pub struct ListedTag {
 }
 
 impl Reader<'_> {
-    /// Full names of repositories after `after` in bytewise order, `limit` at most.
+    /// Full names of repositories that hold a manifest, after `after` in bytewise order, `limit` at most.
     pub fn list_repositories(&self, after: &str, limit: usize) -> Result<Vec<String>, MetadataError> {
-        let sql = "SELECT full_name FROM repositories WHERE full_name > ?1 ORDER BY full_name LIMIT ?2";
+        let sql = "SELECT full_name FROM repositories WHERE full_name > ?1 AND manifest_count > 0 \
+                   ORDER BY full_name LIMIT ?2";
         self.rows(sql, params![after, limit as i64], |row| Ok(row.get(0)?))
     }
 

@@ -13,7 +13,7 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, Repo
 use super::messages::{Answer, ExternalAnswer, Question, ReferrerItem, Refusal, Target, decode, encode};
 use super::succession;
 use crate::external::{ExternalManifest, ManifestAnswer};
-use crate::registry::{BlobOpening, ManifestTarget, Registry, RegistryError};
+use crate::registry::{BlobOpening, GATHERED_MAX, ManifestTarget, Registry, RegistryError};
 
 /// The most that one question gets of a blob.
 const PART_MAX_BYTES: u64 = 4 << 20;
@@ -106,6 +106,15 @@ impl RegistryContent {
                         ExternalAnswer::Found { digest, media_type, bytes: bytes.to_vec() }
                     }
                 }))
+            }
+            Question::HasBlobs { repository, blobs } => {
+                let asked = &blobs[..blobs.len().min(GATHERED_MAX)];
+                Ok(Answer::HasBlobs(registry.promise_local_blobs(&repository, asked).await?))
+            }
+            Question::Repositories { within, after, limit } => {
+                let page = registry.list_own_repositories(within.as_ref(), &after, limit as usize).await?;
+                refuse_stale(page.is_stale)?;
+                Ok(Answer::Repositories { items: page.items, more: page.more })
             }
             Question::Follow(request) => Ok(Answer::Followed(registry.follow(from, request).await?)),
             Question::Succession(question) => {
@@ -226,6 +235,8 @@ impl RegistryContent {
             | Question::Succession(_)
             | Question::OpenBlob { .. }
             | Question::FlightPart { .. }
+            | Question::HasBlobs { .. }
+            | Question::Repositories { .. }
             | Question::Hold { .. } => Err(Refused(Refusal::Trouble)),
         }
     }
@@ -235,7 +246,7 @@ impl Question {
     /// The account that it is about, where that is one.
     fn account(&self) -> Option<AccountName> {
         match self {
-            Self::Follow(_) | Self::Backlog { .. } | Self::Succession(_) => None,
+            Self::Follow(_) | Self::Backlog { .. } | Self::Succession(_) | Self::Repositories { .. } => None,
             Self::Sums { account, .. } => Some(account.clone()),
             Self::Manifest { repository, .. }
             | Self::BlobSize { repository, .. }
@@ -255,6 +266,7 @@ impl Question {
             | Self::External { repository, .. }
             | Self::OpenBlob { repository, .. }
             | Self::FlightPart { repository, .. }
+            | Self::HasBlobs { repository, .. }
             | Self::Hold { repository, .. } => Some(repository.account()),
         }
     }

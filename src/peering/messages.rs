@@ -70,6 +70,10 @@ pub(super) enum Question {
     FlightPart { repository: RepositoryName, digest: Digest, offset: u64, size_bytes: u64, wait_ms: u32 },
     /// Delete a repository with all that it holds.
     DeleteRepository { repository: RepositoryName },
+    /// Which of these blobs are in the repository where the question goes, for a push that refers to them.
+    HasBlobs { repository: RepositoryName, blobs: Vec<Digest> },
+    /// A page of the catalog, as far as the one that is asked is the primary of the accounts.
+    Repositories { within: Option<AccountName>, after: String, limit: u32 },
 }
 
 /// What nodes ask each other when the primary of an account changes.
@@ -171,6 +175,11 @@ pub(super) enum Answer {
         outboard: Vec<u8>,
         beginning: Vec<u8>,
         holders: Vec<NodeId>,
+    },
+    HasBlobs(Vec<Digest>),
+    Repositories {
+        items: Vec<String>,
+        more: bool,
     },
 }
 

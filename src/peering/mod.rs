@@ -9,6 +9,7 @@
 //! | [`content`] | answers other regions from what is here |
 //! | [`succession`] | has another node become the primary of an account, and sees to it that it does |
 //! | [`follow`] | follows other regions' changes, and tends the leases of this one's |
+//! | `catalog` | whose accounts are where, and the lists of their repositories |
 //! | [`backfill`] | keeps replicas whole that are to hold everything |
 //! | [`wait`] | has regions hold everything of an image |
 //! | `messages` | the questions and answers between nodes |
@@ -16,6 +17,7 @@
 
 pub mod accounts;
 pub mod backfill;
+mod catalog;
 pub mod claims;
 pub mod content;
 pub mod follow;

@@ -18,8 +18,8 @@ use super::refusals::{reason_of, refused};
 use crate::external::{ExternalManifest, ManifestAnswer};
 use crate::metadata::PulledNames;
 use crate::registry::{
-    AccountSums, BlobOpening, Deletion, ManifestTarget, Page, Primary, Priority, PutManifest, Referrer, RegistryError,
-    RemoteBlob, RemoteManifest, Upstream,
+    AccountSums, AccountsElsewhere, BlobOpening, Deletion, ManifestTarget, Page, Primary, Priority, PutManifest,
+    Referrer, RegistryError, RemoteBlob, RemoteManifest, Upstream,
 };
 
 /// How long a question about metadata may take, the connection being made included, and a primary that waits for the
@@ -40,7 +40,7 @@ const PUSH_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// The other regions, through the federation.
 pub struct FederationUpstream {
-    federation: Federation,
+    pub(super) federation: Federation,
 }
 
 impl FederationUpstream {
@@ -124,7 +124,7 @@ impl FederationUpstream {
 }
 
 /// The word for a question in metrics.
-fn kind_of(question: &Question) -> &'static str {
+pub(super) fn kind_of(question: &Question) -> &'static str {
     match question {
         Question::Manifest { .. } => "manifest",
         Question::BlobSize { .. } | Question::Blob { .. } => "blob",
@@ -145,6 +145,8 @@ fn kind_of(question: &Question) -> &'static str {
         Question::Succession(_) => "succession",
         Question::OpenBlob { .. } => "blob",
         Question::FlightPart { .. } => "blob_part",
+        Question::HasBlobs { .. } => "push",
+        Question::Repositories { .. } => "list",
     }
 }
 
@@ -472,6 +474,33 @@ impl Upstream for FederationUpstream {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn has_blobs(
+        &self,
+        at: &Primary,
+        repository: &RepositoryName,
+        blobs: &[Digest],
+    ) -> Result<Vec<Digest>, RegistryError> {
+        let question = Question::HasBlobs { repository: repository.clone(), blobs: blobs.to_vec() };
+        match self.ask_briefly(at, repository, &question).await? {
+            Answer::HasBlobs(found) => Ok(found),
+            _ => Err(confused(at, repository)),
+        }
+    }
+
+    fn primaries(&self, within: Option<&AccountName>) -> Vec<AccountsElsewhere> {
+        self.accounts_elsewhere(within)
+    }
+
+    async fn repositories(
+        &self,
+        from: &Primary,
+        within: Option<&AccountName>,
+        after: &str,
+        limit: usize,
+    ) -> Result<Page<String>, String> {
+        self.ask_for_repositories(from, within, after, page_limit(limit)).await
     }
 
     async fn delete(&self, at: &Primary, repository: &RepositoryName, what: &Deletion) -> Result<(), RegistryError> {

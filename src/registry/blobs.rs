@@ -199,6 +199,26 @@ impl Registry {
         Ok(BlobInfo::here(repository, &digest, row))
     }
 
+    /// Those of these blobs that are mounted in the repository and stored here, promised in the same way.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn promise_local_blobs(
+        &self,
+        repository: &RepositoryName,
+        digests: &[Digest],
+    ) -> Result<Vec<Digest>, RegistryError> {
+        let mut found = Vec::new();
+        for digest in digests {
+            match self.promise_local_blob(repository, digest).await {
+                Ok(_) => found.push(*digest),
+                Err(RegistryError::BlobUnknown { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
     /// The tree hashes of a blob that is stored here, and their root.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Lists of tags and repositories.
+//! Lists of tags.
 
 use keppel_federation::vocabulary::RepositoryName;
 
@@ -59,16 +59,6 @@ impl Registry {
         let asked = upstream.tags(&primary, repository, after, limit).await;
         let known = self.inner.read_tags(repository, after, limit);
         self.inner.or_as_known(repository, asked, known).await
-    }
-
-    /// Full names of repositories after `after`. `limit` is cut to the longest page.
-    ///
-    /// # Errors
-    /// Our own trouble.
-    pub async fn list_repositories(&self, after: Option<&str>, limit: usize) -> Result<Page<String>, RegistryError> {
-        let after = after.unwrap_or_default().to_owned();
-        let limit = limit.min(self.inner.options.page_size_max);
-        self.inner.metadata.read(move |reader| Ok(Page::cut(reader.list_repositories(&after, limit + 1)?, limit))).await
     }
 }
 

@@ -78,9 +78,17 @@ impl Registry {
         media_type: Option<&str>,
         bytes: Bytes,
     ) -> Result<PutManifest, RegistryError> {
-        let patience = MovePatience::begin();
+        let (patience, mut gathered) = (MovePatience::begin(), false);
         loop {
             let put = self.try_put_manifest(repository, target.clone(), media_type, bytes.clone()).await;
+            if let (false, Err(RegistryError::ManifestBlobsUnknown { digests })) = (gathered, &put)
+                && !self.is_elsewhere(&repository.account())
+            {
+                gathered = true;
+                if self.gather_blobs(repository, digests).await? {
+                    continue;
+                }
+            }
             if !patience.tries_again(&put).await {
                 return put;
             }
@@ -115,7 +123,8 @@ impl Registry {
                 (checking.await.map_err(|_| RegistryError::Interrupted)??, Some(permit))
             }
         };
-        if checked.description.references() > FEW_REFERENCES {
+        // Other regions must not be asked to keep what is not here.
+        if checked.description.references() > FEW_REFERENCES || self.inner.copies_wanted(&repository.account()) > 1 {
             self.refuse_unknown_references(repository, &checked.description).await?;
         }
         checked.config = self.inner.look_into(repository, &checked.description).await?;

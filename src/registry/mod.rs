@@ -13,6 +13,7 @@ mod audit;
 mod blob_storing;
 mod blob_stream;
 mod blobs;
+mod catalog;
 mod claims;
 mod collecting;
 mod configs;
@@ -52,8 +53,8 @@ pub use claims::{AccountClaims, ClaimRefusal, LocalClaims};
 pub use collecting::image_facts;
 pub use contents::ManifestEntry;
 pub use elsewhere::{
-    AccountSums, BackfillStatus, BlobOpening, CopyComparison, CopyDifference, CopyLag, CopyStatus, Deletion,
-    ImageHolding, Primary, Priority, RemoteBlob, RemoteManifest, Upstream,
+    AccountSums, AccountsElsewhere, BackfillStatus, BlobOpening, CopyComparison, CopyDifference, CopyLag, CopyStatus,
+    Deletion, GATHERED_MAX, ImageHolding, Primary, Priority, RemoteBlob, RemoteManifest, Upstream,
 };
 pub use emptying::AccountStep;
 pub use error::{BodyError, RegistryError};

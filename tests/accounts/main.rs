@@ -12,6 +12,7 @@ mod doors;
 mod janitor;
 mod logins;
 mod people;
+mod private;
 mod regions;
 mod replicas;
 mod rules;

@@ -14,7 +14,7 @@ use crate::{
     site::{Reply, reply},
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Within this time, what was decided in one region decides access in the others.
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
@@ -22,7 +22,7 @@ pub struct Region {
     data: String,
     settings: Vec<String>,
     pub client: Client,
-    process: Daemon,
+    pub process: Daemon,
 }
 
 impl Region {

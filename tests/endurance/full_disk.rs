@@ -1,14 +1,7 @@
 //! A small file system that fills up: clear errors, pulls go on, space comes back.
 
-use std::{
-    fs::{self, File},
-    io::Write,
-    os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path};
 
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::harness::{
@@ -17,61 +10,10 @@ use crate::harness::{
     images::{random_bytes, sha256},
     layout::Layout,
     process::run,
+    small_disk::SmallDisk,
 };
 
 const MEBIBYTE: usize = 1 << 20;
-
-/// A file system in memory, unmounted when dropped.
-struct SmallDisk {
-    path: PathBuf,
-    _home: TempDir,
-}
-
-impl SmallDisk {
-    fn mount(mebibytes: usize) -> SmallDisk {
-        let home = tempfile::tempdir().expect("a temporary directory can be made");
-        let path = home.path().join("disk");
-        fs::create_dir(&path).expect("a folder can be made");
-        let size = format!("size={mebibytes}m");
-        let mounted = run("mount", ["-t", "tmpfs", "-o", &size, "tmpfs", &path.display().to_string()]);
-        assert!(mounted.success, "this test mounts a small file system, so run it as root: {}", mounted.stderr);
-        SmallDisk { path, _home: home }
-    }
-
-    fn free_bytes(&self) -> u64 {
-        let path = std::ffi::CString::new(self.path.as_os_str().as_bytes()).expect("a path has no zero byte");
-        // SAFETY: zeroes are a valid statvfs, and the path ends in a zero byte.
-        let mut stats: libc::statvfs = unsafe { std::mem::zeroed() };
-        let code = unsafe { libc::statvfs(path.as_ptr(), &raw mut stats) };
-        assert_eq!(code, 0, "the file system tells its size");
-        stats.f_bavail * stats.f_frsize
-    }
-
-    /// Takes all the space that is left, and returns the file that holds it.
-    fn fill(&self) -> PathBuf {
-        let path = self.path.join("filler");
-        let mut file = File::create(&path).expect("a file can be made");
-        while file.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
-        path
-    }
-
-    fn wait_until_free(&self, bytes: u64) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while self.free_bytes() < bytes {
-            assert!(Instant::now() < deadline, "{} of {bytes} bytes came back", self.free_bytes());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = run("umount", ["--lazy", &self.path.display().to_string()]);
-        if !unmounted.success {
-            eprintln!("{}", unmounted.stderr);
-        }
-    }
-}
 
 /// Fails unless an answer says that the storage is full, in the status and in words that the operator of a client reads.
 #[track_caller]

@@ -6,7 +6,9 @@ mod harness;
 
 mod access;
 mod blobs;
+mod limited;
 mod login;
 mod manifests;
 mod programs;
+mod secured;
 mod site;

@@ -13,14 +13,22 @@ use crate::harness::{
 use crate::site::Site;
 
 /// A docker-registry on a free port; with a password, only `robot` gets in.
-struct Registry {
-    host: String,
-    _daemon: Daemon,
+pub struct Registry {
+    pub host: String,
+    daemon: Daemon,
 }
 
 impl Registry {
-    fn start(home: &Path, password: Option<&str>) -> Self {
+    pub fn start(home: &Path, password: Option<&str>) -> Self {
+        Self::start_with(home, password, None)
+    }
+
+    /// With a certificate and its key it speaks HTTPS.
+    pub fn start_with(home: &Path, password: Option<&str>, tls: Option<(&Path, &Path)>) -> Self {
         let (port, config) = (free_port(), home.join("registry.yml"));
+        let tls = tls.map_or_else(String::new, |(certificate, key)| {
+            format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display())
+        });
         let users = home.join("htpasswd");
         let auth = match password {
             None => String::new(),
@@ -33,7 +41,7 @@ impl Registry {
         let storage = home.join("storage");
         let text = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-             http: {{addr: \"127.0.0.1:{port}\"}}\n{auth}",
+             http: {{addr: \"127.0.0.1:{port}\"{tls}}}\n{auth}",
             storage.display()
         );
         fs::write(&config, text).expect("a file can be written");
@@ -42,7 +50,12 @@ impl Registry {
         command.arg("serve").arg(&config);
         let mut daemon = Daemon::start(&mut command, &log, Duration::from_secs(10));
         wait_until(&mut daemon, &log, "docker-registry", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Self { host: format!("127.0.0.1:{port}"), _daemon: daemon }
+        Self { host: format!("127.0.0.1:{port}"), daemon }
+    }
+
+    /// It is gone at once.
+    pub fn kill(&mut self) {
+        self.daemon.kill();
     }
 }
 

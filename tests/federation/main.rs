@@ -4,6 +4,7 @@
 mod harness;
 
 mod commands;
+mod cut_off;
 mod dev;
 mod growth;
 mod kills;

@@ -67,6 +67,16 @@ impl Network {
         }
     }
 
+    /// How many bytes have left a place, headers and all.
+    pub fn sent_bytes(&self, place: usize) -> u64 {
+        let way = format!("way{}", place + 1);
+        let mut command = Command::new("ip");
+        let output = command.args(["-json", "-statistics", "link", "show", "dev", &way]).output().expect("ip runs");
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        // What a place sends, its end in the middle receives.
+        told[0]["stats64"]["rx"]["bytes"].as_u64().unwrap_or_else(|| panic!("no figures in {told}"))
+    }
+
     /// Undoes all cuts.
     pub fn heal(&self) {
         for place in &self.places {

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod operator;
 pub mod process;
 pub mod server;
+pub mod small_disk;
 pub mod upstream;
 
 pub use client::{Answer, Client};

@@ -158,6 +158,7 @@ fn how_to_install(program: &str) -> String {
     let package = match program {
         "docker" | "dockerd" => "docker.io",
         "ctr" => "containerd",
+        "nginx" => "nginx-light",
         "mount" | "umount" => "mount",
         "python3" => "python3-pip",
         other => other,

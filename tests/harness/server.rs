@@ -41,6 +41,11 @@ impl Server {
         Server::start_with(tempfile::tempdir().expect("a temporary directory can be made"), data.to_owned(), &[])
     }
 
+    /// The same with further command line options.
+    pub fn start_on_with(data: &Path, options: &[&str]) -> Server {
+        Server::start_with(tempfile::tempdir().expect("a temporary directory can be made"), data.to_owned(), options)
+    }
+
     /// Starts a server with further command line options.
     pub fn start_with_options(options: &[&str]) -> Server {
         let home = tempfile::tempdir().expect("a temporary directory can be made");
@@ -82,6 +87,8 @@ impl Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keppel"));
         command.arg("dev").arg("--listen").arg(self.address()).arg("--data").arg(&self.data).args(&self.options);
         command.env("RUST_BACKTRACE", "1");
+        // Registries that speak HTTPS are on this machine as well.
+        command.env("NO_PROXY", "127.0.0.1,localhost");
         let mut daemon = Daemon::start(&mut command, &self.log, Duration::from_secs(20));
         let port = self.port;
         wait_until(&mut daemon, &self.log, "keppel", || is_ready(port));

@@ -32,7 +32,7 @@ async fn artifacts_attached_to_an_image_are_found_and_pulled() {
 }
 
 /// ORAS for Python, from its package, in an environment of its own below the build directory.
-fn oras_python() -> PathBuf {
+pub fn oras_python() -> PathBuf {
     require("python3");
     let environment = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("oras");
     let python = environment.join("bin/python");

@@ -10,15 +10,15 @@ use crate::harness::{
     process::{Daemon, Output, require, run, wait_until},
 };
 
-struct Containerd {
+pub struct Containerd {
     // Dropped first: the daemon must have let go of its home before that goes.
     _daemon: Daemon,
-    home: TempDir,
+    pub home: TempDir,
     socket: String,
 }
 
 impl Containerd {
-    fn start() -> Containerd {
+    pub fn start() -> Containerd {
         require("ctr");
         let home = tempfile::tempdir().expect("a temporary directory can be made");
         let path = |name: &str| home.path().join(name).display().to_string();
@@ -39,23 +39,23 @@ impl Containerd {
         Containerd { _daemon: daemon, home, socket }
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         run("ctr", ["--address", &self.socket].iter().chain(arguments))
     }
 
-    fn pull(&self, reference: &str, more: &[&str]) {
+    pub fn pull(&self, reference: &str, more: &[&str]) {
         let pull = ["images", "pull", "--plain-http", "--snapshotter", "native"];
         self.run(&[&pull[..], more, &[reference]].concat()).text();
     }
 
-    fn digest(&self, reference: &str) -> String {
+    pub fn digest(&self, reference: &str) -> String {
         let list = self.run(&["images", "list", &format!("name=={reference}")]).text();
         let line = list.lines().nth(1).unwrap_or_else(|| panic!("{reference} is not there: {list}"));
         line.split_whitespace().nth(2).expect("the third column is the digest").to_owned()
     }
 
     /// Removes the images, and waits until their content is collected.
-    fn forget_everything(&self) {
+    pub fn forget_everything(&self) {
         for name in self.run(&["images", "list", "--quiet"]).text().lines() {
             self.run(&["images", "remove", "--sync", name]).text();
         }

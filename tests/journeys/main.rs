@@ -6,6 +6,11 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+/// Three regions as processes, as the tests of content between regions have them.
+#[path = "../regions/federation.rs"]
+#[allow(dead_code, reason = "written for more than these journeys")]
+mod federation;
+
 mod artifacts;
 mod buildah;
 mod containerd;
@@ -13,5 +18,6 @@ mod docker;
 mod large;
 mod login;
 mod podman;
+mod regions;
 mod roles;
 mod skopeo;

@@ -17,7 +17,7 @@ fn skopeo(arguments: &[&str]) -> Output {
 }
 
 /// Copies everything under a tag of a layout, digests unchanged, to the registry.
-fn copy_in(layout: &Path, tag: &str, target: &str) {
+pub fn copy_in(layout: &Path, tag: &str, target: &str) {
     let source = format!("oci:{}:{tag}", layout.display());
     let copy =
         ["copy", "--all", "--preserve-digests", "--dest-tls-verify=false", &source, &format!("docker://{target}")];
@@ -25,7 +25,7 @@ fn copy_in(layout: &Path, tag: &str, target: &str) {
 }
 
 /// Copies it back into a new layout and returns the manifest there.
-fn copy_out(source: &str, layout: &Path) -> Content {
+pub fn copy_out(source: &str, layout: &Path) -> Content {
     let target = format!("oci:{}:back", layout.display());
     let copy =
         ["copy", "--all", "--preserve-digests", "--src-tls-verify=false", &format!("docker://{source}"), &target];
@@ -33,7 +33,7 @@ fn copy_out(source: &str, layout: &Path) -> Content {
     read_layout(layout, "back")
 }
 
-fn raw_digest(reference: &str) -> String {
+pub fn raw_digest(reference: &str) -> String {
     // The bytes must not be touched, so no trimming: the digest is that of all of standard output.
     let output = skopeo(&["inspect", "--raw", "--tls-verify=false", &format!("docker://{reference}")]);
     assert!(output.success, "{}", output.stderr);

@@ -91,7 +91,7 @@ async fn a_pull_goes_on_when_its_source_was_killed_and_came_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_killed_in_mid_transfer_shows_nothing_by_halves_and_pulls_again() {
-    let [eu, mut us, _ap] = three_regions();
+    let [eu, mut us, ap] = three_regions();
     let layer = large_blob(64);
     let digest = eu.client.push_blob("acme/app", &layer).await;
     let path = format!("/v2/acme/app/blobs/{digest}");
@@ -105,6 +105,16 @@ async fn a_region_killed_in_mid_transfer_shows_nothing_by_halves_and_pulls_again
     }
     us.server.kill();
     let _broken = pull.await.expect("it ends");
+    // While nobody can complete it, it is not there: not whole, not in part, nor denied.
+    eu.signal(libc::SIGSTOP);
     us.restart();
+    let part = us.client.get_with(&path, "range", "bytes=0-999");
+    let (whole, part, head) = tokio::join!(us.client.get(&path), part, us.client.head(&path));
+    for answer in [whole, part, head] {
+        answer.expect(503);
+    }
+    eu.signal(libc::SIGCONT);
+    until("they see each other", || us.sees_alive("eu"));
     assert!(us.client.get(&path).await.expect(200).body == layer);
+    assert!(ap.client.get(&path).await.expect(200).body == layer);
 }

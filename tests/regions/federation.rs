@@ -1,6 +1,7 @@
 //! Regions as processes on this machine.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 pub struct Region {
     pub server: Server,
     pub client: Client,
+    /// Where other regions reach it.
+    pub address: SocketAddr,
 }
 
 impl Region {
@@ -23,6 +26,11 @@ impl Region {
     }
 
     fn start_with(name: &str, is_first: bool, more: &[&str]) -> Self {
+        Self::start_on(None, name, is_first, more)
+    }
+
+    /// On a data folder of the test's own, where one is given.
+    fn start_on(data: Option<&Path>, name: &str, is_first: bool, more: &[&str]) -> Self {
         let port = UdpSocket::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
         let settings = [
             format!("federation.region={name}"),
@@ -42,8 +50,11 @@ impl Region {
         ];
         let settings = settings.iter().map(String::as_str).chain(more.iter().copied());
         let options: Vec<_> = settings.flat_map(|setting| ["--set", setting]).collect();
-        let server = Server::start_with_options(&options);
-        Self { client: server.client(), server }
+        let server = match data {
+            None => Server::start_with_options(&options),
+            Some(data) => Server::start_on_with(data, &options),
+        };
+        Self { client: server.client(), server, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 
     /// What `keppel federation ...` says about this region.
@@ -116,6 +127,13 @@ impl Region {
         assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
     }
 
+    /// Whether it takes the only node of another region for alive.
+    pub fn sees_alive(&self, region: &str) -> bool {
+        let status: serde_json::Value = serde_json::from_str(&self.told(&["status", "--json"])).expect("JSON");
+        let all = status["members"].as_array().expect("members");
+        all.iter().any(|member| member["region"] == region && member["health"] == "alive")
+    }
+
     fn knows_all(&self, members: usize) -> bool {
         let status: serde_json::Value = serde_json::from_str(&self.told(&["status", "--json"])).expect("JSON");
         let all = status["members"].as_array().expect("members");
@@ -172,8 +190,14 @@ pub fn three_regions() -> [Region; 3] {
 
 /// Three regions that are one federation, with more settings.
 pub fn three_regions_with(more: &[&str]) -> [Region; 3] {
+    three_regions_on([None; 3], more)
+}
+
+/// The same with data folders of the test's own, where they are given.
+pub fn three_regions_on(data: [Option<&Path>; 3], more: &[&str]) -> [Region; 3] {
+    let mut data = data.into_iter();
     let regions = [("eu", true), ("us", false), ("ap", false)];
-    let regions = regions.map(|(name, is_first)| Region::start_with(name, is_first, more));
+    let regions = regions.map(|(name, is_first)| Region::start_on(data.next().flatten(), name, is_first, more));
     for (region, name) in [(&regions[1], "us"), (&regions[2], "ap")] {
         let invitation = regions[0].told(&["invite", "--region", name]);
         region.told(&["join", &invitation]);

@@ -1,8 +1,22 @@
 use reqwest::Method;
+use serde_json::json;
 
+use crate::copies::put_account;
 use crate::federation::{three_regions, three_regions_with};
 use crate::harness::client::send;
-use crate::harness::{Image, ImageBuilder, Index, Kind};
+use crate::harness::images::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
+use crate::harness::{Content, Image, ImageBuilder, Index, Kind};
+
+/// The manifest of an image with one layer, and `{}` as its configuration.
+pub fn manifest_of(layer: &[u8]) -> Content {
+    let config = Content::new(OCI_CONFIG, *b"{}");
+    let layer = Content::new(OCI_LAYER, layer);
+    let value = json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+        "config": config.descriptor(), "layers": [layer.descriptor()],
+    });
+    Content::json(OCI_MANIFEST, &value)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_to_any_region_is_with_the_primary_when_it_is_acknowledged() {
@@ -124,5 +138,63 @@ async fn bytes_of_accounts_of_other_regions_are_limited_where_nothing_of_them_is
     for _ in 0..3 {
         let whole = eu.client.get(&path).await.expect(200);
         assert!(!whole.headers.contains_key("x-ratelimit-action"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_may_come_in_parts_by_way_of_several_regions() {
+    let [eu, us, ap] = three_regions();
+    eu.client.push_image("acme/app", "v0", &Image::small(1)).await;
+    // Blobs by way of one and the manifest by way of another; the primary is either, or neither.
+    for (number, (blobs, manifest)) in [(&us, &ap), (&us, &eu), (&eu, &us), (&ap, &us)].into_iter().enumerate() {
+        let image = ImageBuilder::new(10 + number as u64).layers(3).layer_bytes(700_000).build();
+        for blob in image.blobs() {
+            blobs.client.push_blob("acme/app", &blob.bytes).await;
+        }
+        let tag = format!("v{number}");
+        manifest.client.put_manifest("acme/app", &tag, &image.manifest).await.expect(201);
+        for region in [&eu, &us, &ap] {
+            region.client.assert_image("acme/app", &tag, &image).await;
+        }
+    }
+    // Each blob another way, into a repository that the primary has never heard of; copies are made as well.
+    put_account(&eu, "twice", json!({"copies": 2})).await.expect(200);
+    for (number, (repository, pusher)) in [("acme/new", &ap), ("twice/app", &us), ("twice/app", &eu)].iter().enumerate()
+    {
+        let image = ImageBuilder::new(20 + number as u64).layers(5).build();
+        for (number, blob) in image.blobs().enumerate() {
+            [&us, &ap, &eu][number % 3].client.push_blob(repository, &blob.bytes).await;
+        }
+        pusher.client.put_manifest(repository, "v1", &image.manifest).await.expect(201);
+        for region in [&eu, &us, &ap] {
+            region.client.assert_image(repository, "v1", &image).await;
+        }
+    }
+    // What one region mounted out of its own copy, for a manifest that another one is given.
+    let image = ImageBuilder::new(10).layers(3).layer_bytes(700_000).build();
+    for blob in image.blobs() {
+        let path = format!("/v2/acme/mounted/blobs/uploads/?mount={}&from=acme/app", blob.digest());
+        us.client.post(&path).await.expect(201);
+    }
+    ap.client.put_manifest("acme/mounted", "v1", &image.manifest).await.expect(201);
+    eu.client.assert_image("acme/mounted", "v1", &image).await;
+    // What is nowhere is missed, in the same words everywhere; what is in another repository is nowhere.
+    for repository in ["acme/app", "twice/app"] {
+        let (image, aside) = (ImageBuilder::new(30).layers(3).build(), ImageBuilder::new(31).layers(1).build());
+        for blob in image.blobs().take(3) {
+            us.client.push_blob(repository, &blob.bytes).await;
+        }
+        let last = image.layers[2].digest();
+        us.client.push_blob("else/where", &image.layers[2].bytes).await;
+        for region in [&eu, &us, &ap] {
+            let refused = region.client.put_manifest(repository, "v9", &image.manifest).await;
+            let refused = refused.expect_error(404, "MANIFEST_BLOB_UNKNOWN");
+            assert!(refused.text().contains(&last), "{}", refused.text());
+            let refused = region.client.put_manifest(repository, "v9", &aside.manifest).await;
+            refused.expect_error(404, "MANIFEST_BLOB_UNKNOWN");
+        }
+        ap.client.push_blob(repository, &image.layers[2].bytes).await;
+        eu.client.put_manifest(repository, "v9", &image.manifest).await.expect(201);
+        us.client.assert_image(repository, "v9", &image).await;
     }
 }

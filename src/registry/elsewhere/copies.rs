@@ -258,6 +258,18 @@ impl Copies {
             .then_some(Fresh(copy.cursor.sequence))
     }
 
+    /// The same for all of these accounts together: one that may not be answered for is enough.
+    pub(in crate::registry) fn all_fresh<'a>(
+        &self,
+        mut accounts: impl Iterator<Item = &'a AccountName>,
+        primary: NodeId,
+    ) -> Option<Vec<Fresh>> {
+        accounts.try_fold(Vec::new(), |mut all, account| {
+            all.push(self.fresh(account, primary)?);
+            Some(all)
+        })
+    }
+
     /// How far the accounts are.
     pub(super) fn status(&self) -> Vec<CopyStatus> {
         let (now, state) = (uptime(), self.lock());

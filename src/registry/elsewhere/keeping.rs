@@ -41,6 +41,12 @@ pub(in crate::registry) struct Spread {
 }
 
 impl Inner {
+    /// How many regions, this one included, are to hold what is pushed to an account.
+    pub(in crate::registry) fn copies_wanted(&self, account: &AccountName) -> u8 {
+        let policies = self.claims.rules(account).and_then(|rules| rules.policies);
+        policies.map_or(1, |policies| policies.copies())
+    }
+
     /// Has as many other regions hold the blobs of a manifest that is about to be recorded as its account asks for.
     pub(in crate::registry) async fn spread(
         &self,
@@ -48,8 +54,7 @@ impl Inner {
         description: &ManifestDescription,
     ) -> Result<Spread, RegistryError> {
         let account = repository.account();
-        let policies = self.claims.rules(&account).and_then(|rules| rules.policies);
-        let wanted = policies.map_or(1, |policies| policies.copies());
+        let wanted = self.copies_wanted(&account);
         let mut spread = Spread { wanted, holders: Vec::new() };
         if wanted < 2 {
             return Ok(spread);

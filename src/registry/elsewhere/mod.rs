@@ -7,6 +7,7 @@
 //! the primary cannot be reached, marked as stale; bytes from elsewhere are checked before they are kept or handed on; a
 //! push is acknowledged once the primary has acknowledged it.
 
+mod accepting;
 mod backfilling;
 mod backfills;
 mod board;
@@ -33,10 +34,10 @@ mod upstream;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
+use keppel_federation::vocabulary::{AccountName, Reference, RepositoryName};
 
-pub use upstream::{BlobOpening, Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
+pub use accepting::GATHERED_MAX;
+pub use upstream::{AccountsElsewhere, BlobOpening, Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
 
 pub use backfills::BackfillStatus;
 pub use comparing::{AccountSums, CopyComparison, CopyDifference};
@@ -52,7 +53,6 @@ pub(super) use holders::Holders;
 pub(super) use reader::{RemoteReader, Source};
 
 use super::manifest_push::{digest_of, record_from_elsewhere};
-use crate::model::ManifestDescription;
 
 use super::{Inner, Manifest, ManifestTarget, Page, PutManifest, Registry, RegistryError};
 
@@ -112,96 +112,6 @@ impl Registry {
     /// Whether what is here of the account is to stay: this node is its primary, or holds a replica.
     pub fn is_held_here(&self, account: &AccountName) -> bool {
         self.inner.elsewhere(account).is_none_or(|elsewhere| elsewhere.upstream.keeps_content(account))
-    }
-
-    /// Stores a manifest that was pushed to another region, for an account of which this node is primary. Blobs that
-    /// are not here yet are fetched from there first.
-    ///
-    /// Cancel safety: fetches go on; asking again joins them.
-    ///
-    /// # Errors
-    /// Those of [`Registry::put_manifest`].
-    pub async fn accept_manifest(
-        &self,
-        from: NodeId,
-        repository: &RepositoryName,
-        target: ManifestTarget,
-        media_type: Option<&str>,
-        bytes: Bytes,
-    ) -> Result<PutManifest, RegistryError> {
-        let missing = match self.check_references(repository, media_type, bytes.clone()).await {
-            Err(RegistryError::ManifestBlobsUnknown { digests }) => digests,
-            checked => checked.map(|()| Vec::new())?,
-        };
-        if !missing.is_empty() {
-            self.fetch_missing(from, repository, missing).await?;
-        }
-        match self.put_manifest(repository, target.clone(), media_type, bytes.clone()).await {
-            // The client was told there that all is there; a sweep here may have been quicker.
-            Err(RegistryError::ManifestBlobsUnknown { digests }) => {
-                self.fetch_missing(from, repository, digests).await?;
-                self.put_manifest(repository, target, media_type, bytes).await
-            }
-            put => put,
-        }
-    }
-
-    /// Fetches blobs from the node that a client pushed them to. What is not there either stays missing.
-    async fn fetch_missing(
-        &self,
-        from: NodeId,
-        repository: &RepositoryName,
-        missing: Vec<Digest>,
-    ) -> Result<(), RegistryError> {
-        if let Some(upstream) = self.inner.upstream.get() {
-            missing.iter().for_each(|digest| self.inner.holders.note(digest, from));
-            // The pushing node is asked like a primary: it is the one that has what was pushed there.
-            let source = Primary { node: from, region: from.short().to_string() };
-            let source = Elsewhere { primary: source, upstream: upstream.clone() };
-            stream::iter(missing)
-                .map(|digest| self.ensure_blob_from(source.clone(), repository, digest))
-                .buffer_unordered(FETCHES_PER_PUSH)
-                .try_collect::<()>()
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// Whether all that a manifest refers to is here.
-    async fn check_references(
-        &self,
-        repository: &RepositoryName,
-        media_type: Option<&str>,
-        bytes: Bytes,
-    ) -> Result<(), RegistryError> {
-        let media_type = media_type.map(str::to_owned);
-        let parsing = tokio::task::spawn_blocking(move || ManifestDescription::parse(media_type.as_deref(), &bytes));
-        let description = parsing
-            .await
-            .map_err(|_| RegistryError::Interrupted)?
-            .map_err(|error| RegistryError::ManifestInvalid { reason: error.to_string() })?;
-        self.refuse_unknown_references(repository, &description).await
-    }
-
-    async fn ensure_blob_from(
-        &self,
-        source: Elsewhere,
-        repository: &RepositoryName,
-        digest: Digest,
-    ) -> Result<(), RegistryError> {
-        if self.mount_blob(repository, &digest, None).await? {
-            return Ok(());
-        }
-        let fetched = async {
-            let flight = self.inner.flights.join(source, repository, &digest).await?;
-            flight.start(&self.inner, Priority::Push);
-            flight.stored().await
-        };
-        match fetched.await {
-            // Then the manifest is refused, with all that is missing named.
-            Err(RegistryError::BlobUnknown { .. } | RegistryError::RepositoryUnknown { .. }) => Ok(()),
-            other => other,
-        }
     }
 }
 

@@ -2,6 +2,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use keppel_federation::vocabulary::{Digest, NodeId};
 use sha2::Digest as _;
 
 use super::*;

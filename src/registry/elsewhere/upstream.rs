@@ -1,5 +1,6 @@
 //! Where the content of an account comes from when another region is its primary.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -19,6 +20,15 @@ pub struct Primary {
     pub node: NodeId,
     /// Where it is, for messages.
     pub region: String,
+}
+
+/// The accounts that another node decides about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountsElsewhere {
+    /// The node.
+    pub primary: Primary,
+    /// Its accounts.
+    pub accounts: BTreeSet<AccountName>,
 }
 
 /// A manifest that another region has.
@@ -260,6 +270,35 @@ pub trait Upstream: Send + Sync + 'static {
         media_type: Option<&str>,
         bytes: Bytes,
     ) -> Result<PutManifest, RegistryError>;
+
+    /// Which of these blobs another node has in the repository; it keeps them for a push that refers to them.
+    async fn has_blobs(
+        &self,
+        at: &Primary,
+        repository: &RepositoryName,
+        blobs: &[Digest],
+    ) -> Result<Vec<Digest>, RegistryError> {
+        let _ = (at, repository, blobs);
+        Ok(Vec::new())
+    }
+
+    /// The accounts of each other node that is a primary; `within`: no other account than that. A look-up in memory.
+    fn primaries(&self, within: Option<&AccountName>) -> Vec<AccountsElsewhere> {
+        let _ = within;
+        Vec::new()
+    }
+
+    /// Full names of repositories after `after` in accounts of which the other node is the primary, or what is in the way.
+    async fn repositories(
+        &self,
+        from: &Primary,
+        within: Option<&AccountName>,
+        after: &str,
+        limit: usize,
+    ) -> Result<Page<String>, String> {
+        let _ = (from, within, after, limit);
+        Err("there is no way to it".into())
+    }
 
     /// Has the primary delete something.
     async fn delete(&self, at: &Primary, repository: &RepositoryName, what: &Deletion) -> Result<(), RegistryError>;
