@@ -92,7 +92,7 @@ impl Site {
         }
         // Whoever knows digests learns nothing by them elsewhere: not by asking, by mounting, or by a manifest that names them.
         for (who, repository) in [(&self.mal, "evil/app"), (&self.robot, "acme-prod/open")] {
-            for way in [format!("&from=acme-prod/secret"), String::new()] {
+            for way in ["&from=acme-prod/secret", ""] {
                 let path = format!("/v2/{repository}/blobs/uploads/?mount={layer}{way}");
                 let mounted = ask(region, "POST", &path, who).await;
                 assert!(matches!(mounted.status.as_u16(), 202 | 503), "{when}: {path}: {}", mounted.status);
