@@ -6,9 +6,9 @@ use std::time::Duration;
 use keppel_federation::membership::Health;
 use keppel_federation::vocabulary::{AccountName, NodeId};
 
-use super::messages::{Answer, Question, decode, encode};
+use super::messages::{Answer, Question, decode, encode, kind_of};
 use super::refusals::reason_of;
-use super::upstream::{FederationUpstream, kind_of};
+use super::upstream::FederationUpstream;
 use crate::registry::{AccountsElsewhere, Page, Primary};
 
 /// How long a page may take, the connection being made included.

@@ -76,6 +76,33 @@ pub(super) enum Question {
     Repositories { within: Option<AccountName>, after: String, limit: u32 },
 }
 
+/// The word for a question in metrics.
+pub(super) fn kind_of(question: &Question) -> &'static str {
+    match question {
+        Question::Manifest { .. } => "manifest",
+        Question::BlobSize { .. } | Question::Blob { .. } => "blob",
+        Question::BlobPart { .. } => "blob_part",
+        Question::Tags { .. } | Question::Referrers { .. } => "list",
+        Question::Mount { .. } | Question::PutManifest { .. } => "push",
+        Question::DeleteManifest { .. }
+        | Question::DeleteTag { .. }
+        | Question::DeleteBlob { .. }
+        | Question::DeleteRepository { .. } => "delete",
+        Question::Follow(_) => "follow",
+        Question::Hold { .. } => "hold",
+        Question::Keep { .. } => "keep",
+        Question::Sums { .. } | Question::NeededBlobs { .. } => "compare",
+        Question::Backlog { .. } => "backlog",
+        Question::NotePulls { .. } => "pull_times",
+        Question::External { .. } => "external",
+        Question::Succession(_) => "succession",
+        Question::OpenBlob { .. } => "blob",
+        Question::FlightPart { .. } => "blob_part",
+        Question::HasBlobs { .. } => "push",
+        Question::Repositories { .. } => "list",
+    }
+}
+
 /// What nodes ask each other when the primary of an account changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum SuccessionQuestion {

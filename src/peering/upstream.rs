@@ -13,7 +13,7 @@ use keppel_federation::membership::Health;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
 use tokio::time::Instant;
 
-use super::messages::{Answer, ExternalAnswer, Question, Target, decode, encode};
+use super::messages::{Answer, ExternalAnswer, Question, Target, decode, encode, kind_of};
 use super::refusals::{reason_of, refused};
 use crate::external::{ExternalManifest, ManifestAnswer};
 use crate::metadata::PulledNames;
@@ -120,33 +120,6 @@ impl FederationUpstream {
             _ => METADATA_DEADLINE,
         };
         self.ask(whom, repository, question, deadline).await
-    }
-}
-
-/// The word for a question in metrics.
-pub(super) fn kind_of(question: &Question) -> &'static str {
-    match question {
-        Question::Manifest { .. } => "manifest",
-        Question::BlobSize { .. } | Question::Blob { .. } => "blob",
-        Question::BlobPart { .. } => "blob_part",
-        Question::Tags { .. } | Question::Referrers { .. } => "list",
-        Question::Mount { .. } | Question::PutManifest { .. } => "push",
-        Question::DeleteManifest { .. }
-        | Question::DeleteTag { .. }
-        | Question::DeleteBlob { .. }
-        | Question::DeleteRepository { .. } => "delete",
-        Question::Follow(_) => "follow",
-        Question::Hold { .. } => "hold",
-        Question::Keep { .. } => "keep",
-        Question::Sums { .. } | Question::NeededBlobs { .. } => "compare",
-        Question::Backlog { .. } => "backlog",
-        Question::NotePulls { .. } => "pull_times",
-        Question::External { .. } => "external",
-        Question::Succession(_) => "succession",
-        Question::OpenBlob { .. } => "blob",
-        Question::FlightPart { .. } => "blob_part",
-        Question::HasBlobs { .. } => "push",
-        Question::Repositories { .. } => "list",
     }
 }
 
