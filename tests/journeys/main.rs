@@ -14,6 +14,7 @@ mod federation;
 mod artifacts;
 mod buildah;
 mod containerd;
+mod demo;
 mod docker;
 mod large;
 mod login;
