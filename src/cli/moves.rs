@@ -51,8 +51,13 @@ fn find(config: &Config, account: &AccountName, to: &str) -> Result<CandidateInf
     }
 }
 
-fn install(config: &Config, account: &AccountName, to: &CandidateInfo, by_force: bool) -> Result<(), Failure> {
-    let request = Request::Install { account: account.clone(), node: to.node, epoch: to.epoch, by_force };
+fn install(
+    config: &Config,
+    account: &AccountName,
+    to: &CandidateInfo,
+    (by_force, regardless): (bool, bool),
+) -> Result<(), Failure> {
+    let request = Request::Install { account: account.clone(), node: to.node, epoch: to.epoch, by_force, regardless };
     match ask_node(config, &request)? {
         Answer::Moved { epoch } => {
             say(&format!("region {} is the primary of account {account} now, in epoch {epoch}\n", to.region))
@@ -105,7 +110,7 @@ impl Move {
             std::thread::sleep(LOOK_INTERVAL);
         }
         bar.end()?;
-        install(&config, &account, &to, false)
+        install(&config, &account, &to, (false, false))
     }
 }
 
@@ -178,7 +183,8 @@ pub(super) struct Failover {
     /// Do it without asking.
     #[arg(long)]
     yes: bool,
-    /// Do it although the region has no whole copy of the account: what it does not have is not served any more.
+    /// Do it although the region has no whole copy of the account, or another one may have more: what it does not have is not
+    /// served any more.
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -197,7 +203,7 @@ impl Failover {
         }
         let what = format!("account {account} over to region {}", to.region);
         ask(self.yes, "fail", &what, "nothing was changed")?;
-        install(&config, &account, &to, true)
+        install(&config, &account, &to, (true, self.force))
     }
 }
 

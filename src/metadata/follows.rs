@@ -25,6 +25,8 @@ pub struct FollowRow {
     pub state: FollowState,
     /// The place in its primary's log.
     pub cursor: Cursor,
+    /// Whose log that is; `None`: not known, since it was written down before that was noted.
+    pub source: Option<NodeId>,
 }
 
 fn state_of(number: i64) -> Result<FollowState, MetadataError> {
@@ -36,6 +38,15 @@ fn state_of(number: i64) -> Result<FollowState, MetadataError> {
     }
 }
 
+fn read_follow(row: &rusqlite::Row<'_>) -> Result<FollowRow, MetadataError> {
+    let account = AccountName::parse(row.get_ref(0)?.as_str().unwrap_or_default());
+    let account = account.map_err(|_| MetadataError::Corrupt { what: "account name" })?;
+    let cursor = Cursor { sequence: row.get::<_, i64>(2)? as u64, stamp: row.get(3)? };
+    let source = row.get::<_, Option<String>>(4)?.map(|node| NodeId::parse(&node)).transpose();
+    let source = source.map_err(|_| MetadataError::Corrupt { what: "node" })?;
+    Ok(FollowRow { account, state: state_of(row.get(1)?)?, cursor, source })
+}
+
 impl Reader<'_> {
     /// How much is here of an account that is followed.
     pub fn get_follow_state(&self, account: &str) -> Result<Option<FollowState>, MetadataError> {
@@ -45,13 +56,15 @@ impl Reader<'_> {
 
     /// The accounts that are followed, after `after` in bytewise order, `limit` at most.
     pub fn list_follows(&self, after: &str, limit: usize) -> Result<Vec<FollowRow>, MetadataError> {
-        let sql = "SELECT account, state, sequence, stamp FROM follows WHERE account > ?1 ORDER BY account LIMIT ?2";
-        self.rows(sql, params![after, limit as i64], |row| {
-            let account = AccountName::parse(row.get_ref(0)?.as_str().unwrap_or_default());
-            let account = account.map_err(|_| MetadataError::Corrupt { what: "account name" })?;
-            let cursor = Cursor { sequence: row.get::<_, i64>(2)? as u64, stamp: row.get(3)? };
-            Ok(FollowRow { account, state: state_of(row.get(1)?)?, cursor })
-        })
+        let sql = "SELECT account, state, sequence, stamp, source FROM follows WHERE account > ?1 \
+                   ORDER BY account LIMIT ?2";
+        self.rows(sql, params![after, limit as i64], read_follow)
+    }
+
+    /// How far an account is that is followed.
+    pub fn get_follow(&self, account: &AccountName) -> Result<Option<FollowRow>, MetadataError> {
+        let sql = "SELECT account, state, sequence, stamp, source FROM follows WHERE account = ?1";
+        self.get_row(sql, [account.as_str()], read_follow)
     }
 
     /// The nodes that may hold a lease, with its length in milliseconds; `limit` at most.
@@ -73,11 +86,12 @@ impl WriteTransaction<'_> {
             FollowState::Listing => 1,
             FollowState::Following => 2,
         };
-        let sql = "INSERT INTO follows (account, state, sequence, stamp) VALUES (?1, ?2, ?3, ?4) \
+        let sql = "INSERT INTO follows (account, state, sequence, stamp, source) VALUES (?1, ?2, ?3, ?4, ?5) \
                    ON CONFLICT (account) DO UPDATE SET state = excluded.state, sequence = excluded.sequence, \
-                   stamp = excluded.stamp";
+                   stamp = excluded.stamp, source = excluded.source";
         let Cursor { sequence, stamp } = follow.cursor;
-        self.execute(sql, params![follow.account.as_str(), state, sequence as i64, stamp]).map(|_| ())
+        let source = follow.source.map(|node| node.to_string());
+        self.execute(sql, params![follow.account.as_str(), state, sequence as i64, stamp, source]).map(|_| ())
     }
 
     /// Ends following an account.

@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_manifest_blobs.sql"),
     include_str!("migrations/0009_primacies.sql"),
     include_str!("migrations/0010_transfers.sql"),
+    include_str!("migrations/0011_follow_sources.sql"),
 ];
 
 /// Brings a database to the latest schema, each step in a transaction of its own.

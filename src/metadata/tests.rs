@@ -414,7 +414,8 @@ async fn what_an_earlier_version_followed_and_saw_pulled_is_still_to_be_told() {
             transaction.put_pulls_told_until(&acme, 60)?;
             // Going on following does not forget it.
             let cursor = Cursor { sequence: 9, stamp: 1 };
-            transaction.put_follow(&FollowRow { account: acme.clone(), state: FollowState::Following, cursor })?;
+            let row = FollowRow { account: acme.clone(), state: FollowState::Following, cursor, source: None };
+            transaction.put_follow(&row)?;
             assert_eq!(transaction.get_pulls_told_until(&acme)?, Some(60));
             Ok::<_, MetadataError>((told, all, later))
         })
@@ -514,6 +515,34 @@ async fn a_database_without_transfers_takes_them_and_they_end_with_their_uploads
             transaction.put_transfer(&second, &digest(1), 8)?;
             transaction.delete_upload(&second.upload.id)?;
             assert_eq!(transaction.get_transfer(&repository(), &digest(1))?, None);
+            Ok::<_, MetadataError>(())
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn whose_log_a_copy_follows_is_not_known_of_old_databases_and_is_noted_from_then_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metadata.db");
+    drop(Metadata::open(&path, &MetadataOptions::default()).unwrap());
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let rows = "ALTER TABLE follows DROP COLUMN source;
+        INSERT INTO follows (account, state, sequence, stamp) VALUES ('acme', 2, 7, 9);";
+    connection.execute_batch(rows).unwrap();
+    connection.pragma_update(None, "user_version", 10).unwrap();
+    drop(connection);
+    let metadata = Metadata::open(&path, &MetadataOptions::default()).unwrap();
+    let (account, node) =
+        (AccountName::parse("acme").unwrap(), keppel_federation::vocabulary::NodeId::from_public_key([7; 32]));
+    metadata
+        .write(move |transaction| {
+            let cursor = Cursor { sequence: 7, stamp: 9 };
+            let mut row = FollowRow { account: account.clone(), state: FollowState::Following, cursor, source: None };
+            assert_eq!(transaction.get_follow(&account)?, Some(row.clone()));
+            row.source = Some(node);
+            transaction.put_follow(&row)?;
+            assert_eq!(transaction.list_follows("", 10)?, [row]);
             Ok::<_, MetadataError>(())
         })
         .await

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::external::ExternalError;
 use crate::metadata::{Cursor, PulledNames, RepositorySums};
-use crate::registry::{FollowAnswer, FollowRequest, Readiness};
+use crate::registry::{FollowAnswer, FollowRequest, Progress, Readiness};
 
 const VERSION: u8 = 1;
 
@@ -120,6 +120,12 @@ pub(super) enum SuccessionQuestion {
     Keep { account: AccountName, epoch: u64 },
     /// Where in the log of the primary before the node was when it began this epoch.
     Place { account: AccountName, epoch: u64 },
+    /// How far the node is in the log of this primary, of which it takes nothing more for so long.
+    Survey { account: AccountName, primary: NodeId, epoch: u64, lasting_ms: u64 },
+    /// Take what the primary tells again: it is not replaced.
+    EndSurvey { account: AccountName },
+    /// Become the primary without it, whatever other replicas have.
+    FailOverRegardless { account: AccountName, epoch: u64 },
 }
 
 /// Under which name a manifest is pushed.
@@ -235,6 +241,8 @@ pub(super) enum SuccessionAnswer {
     Place(Option<Cursor>),
     /// Why not, in words for the operator.
     Refused(String),
+    /// How far it is.
+    Surveyed(Progress),
 }
 
 /// A referrer in a page.

@@ -124,11 +124,15 @@ impl Registry {
         let (inner, repository) = (self.inner.clone(), repository.clone());
         to_the_end(async move {
             inner.refuse_protected(&repository).await?;
+            let account = repository.account();
+            let (spread, since) = (inner.spread_deletion(&repository).await?, inner.term(&account));
             loop {
                 let (this, name) = (inner.clone(), repository.clone());
-                let step =
-                    inner.metadata.write(move |transaction| this.delete_some(transaction, &name, Guard::Asked)).await?;
-                let (step, unneeded) = step;
+                let step = inner.metadata.write(move |transaction| {
+                    let step = this.delete_some(transaction, &name, Guard::Asked)?;
+                    Ok::<_, RegistryError>((step, this.note_spreading(transaction, &name.account())?))
+                });
+                let ((step, unneeded), sequence) = step.await?;
                 for key in unneeded {
                     if let Err(error) = inner.storage.delete_blob(&repository.account(), &key).await {
                         // The blob is gone for every client; the storage sweep takes the rest.
@@ -137,8 +141,9 @@ impl Registry {
                     }
                 }
                 if let Step::Gone = step {
-                    inner.settled(&repository.account()).await;
-                    return inner.check_still_primary(&repository.account());
+                    inner.settled(&account).await;
+                    inner.ensure_spread(&account, spread, sequence).await?;
+                    return inner.check_still_primary(&account, since);
                 }
             }
         })

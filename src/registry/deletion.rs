@@ -33,6 +33,8 @@ impl Registry {
         let (inner, repository, digest) = (self.inner.clone(), repository.clone(), *digest);
         let account = repository.account();
         self.inner.await_first_word(&account).await?;
+        let spread = self.inner.spread_deletion(&repository).await?;
+        let since = self.inner.term(&account);
         let deleted = self.inner.metadata.write(move |transaction| {
             inner.check_primacy(&repository.account())?;
             let id = load_repository(transaction, &repository)?;
@@ -47,11 +49,12 @@ impl Registry {
             changed.push(digest.to_string());
             transaction.delete_manifest(manifest)?;
             inner.evict_around_commit(transaction, &repository, changed);
-            Ok(())
+            inner.note_spreading(transaction, &repository.account())
         });
-        deleted.await?;
+        let sequence = self.inner.or_unsure(&account, since, deleted.await).await?;
         self.inner.settled(&account).await;
-        self.inner.check_still_primary(&account)
+        self.inner.ensure_spread(&account, spread, sequence).await?;
+        self.inner.check_still_primary(&account, since)
     }
 
     /// Deletes a tag and keeps the manifest.
@@ -80,6 +83,8 @@ impl Registry {
         let (inner, repository, tag) = (self.inner.clone(), repository.clone(), tag.clone());
         let account = repository.account();
         self.inner.await_first_word(&account).await?;
+        let spread = self.inner.spread_deletion(&repository).await?;
+        let since = self.inner.term(&account);
         let deleted = self.inner.metadata.write(move |transaction| {
             inner.check_primacy(&repository.account())?;
             let id = load_repository(transaction, &repository)?;
@@ -90,11 +95,12 @@ impl Registry {
                 return Err(RegistryError::ManifestUnknown { repository, reference: Reference::Tag(tag) });
             }
             inner.evict_around_commit(transaction, &repository, vec![tag.to_string()]);
-            Ok(())
+            inner.note_spreading(transaction, &repository.account())
         });
-        deleted.await?;
+        let sequence = self.inner.or_unsure(&account, since, deleted.await).await?;
         self.inner.settled(&account).await;
-        self.inner.check_still_primary(&account)
+        self.inner.ensure_spread(&account, spread, sequence).await?;
+        self.inner.check_still_primary(&account, since)
     }
 
     /// Takes a blob out of a repository; its bytes go with its last place in the account.

@@ -40,7 +40,7 @@ impl Registry {
     ) -> Result<Page<String>, RegistryError> {
         let limit = limit.min(self.inner.options.page_size_max);
         let Some(elsewhere) = self.inner.elsewhere(&repository.account()) else {
-            let read = self.inner.read_tags(repository, after, limit).await;
+            let read = self.inner.read_tags(repository, after, limit);
             return self.inner.as_primary(&repository.account(), read).await;
         };
         let before = self.inner.fresh(&elsewhere, repository);

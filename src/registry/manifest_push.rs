@@ -131,15 +131,16 @@ impl Registry {
         let put = PutManifest { digest: checked.digest, subject: checked.description.subject, tags: extra_tags };
         let spread = self.inner.spread(repository, &checked.description).await?;
         let (inner, name, account) = (self.inner.clone(), repository.clone(), repository.account());
+        let since = self.inner.term(&account);
         let recorded = self.inner.metadata.write(move |transaction| {
             let account = name.account();
             record(&inner, transaction, &name, checked, Origin::Client)?;
-            Ok::<_, RegistryError>(transaction.get_event_head(&account)?.map_or(0, |(_, head)| head.sequence))
+            inner.note_spreading(transaction, &account)
         });
         let sequence = recorded.await?;
         self.inner.settled(&account).await;
         self.inner.ensure_spread(&account, spread, sequence).await?;
-        self.inner.check_still_primary(&account)?;
+        self.inner.check_still_primary(&account, since)?;
         Ok(put)
     }
 }

@@ -67,7 +67,7 @@ pub use pulls::Manifest;
 pub use quotas::{Quota, QuotaChange, QuotaReport};
 pub use referrers::Referrer;
 pub use rules::{AccountRules, TagChange};
-pub use succession::{DivergentEntry, Handover, PushedAgain, Readiness};
+pub use succession::{DivergentEntry, Handover, Progress, PushedAgain, Readiness};
 pub use uploads::{UploadBody, UploadStatus};
 
 use std::sync::{Arc, OnceLock};

@@ -123,10 +123,10 @@ impl Registry {
             return Ok(manifest);
         }
         let generation = self.inner.cache.generation(&key.repository);
+        let (account, is_tag) = (repository.account(), matches!(reference, Reference::Tag(_)));
+        let since = self.inner.term(&account);
         let manifest = match self.inner.manifest_of_others(repository, reference, first_pull).await? {
             None => {
-                let is_tag = matches!(reference, Reference::Tag(_));
-                let account = repository.account();
                 let read = self.inner.read_manifest(repository, reference).await;
                 if is_tag && self.inner.speaks_for(&account) {
                     // Whoever has seen this must not be shown what was before in another region.
@@ -134,9 +134,10 @@ impl Registry {
                 }
                 let manifest = match read {
                     Ok(manifest) => manifest,
+                    Err(unknown) if is_tag => return self.inner.or_unsure(&account, since, Err(unknown)).await,
                     Err(unknown) => return self.inner.knows_absence(&account).await.and(Err(unknown)),
                 };
-                if is_tag && !(self.inner.confirm_authority().await && self.inner.speaks_for(&account)) {
+                if is_tag && !self.inner.is_sure(&account, since).await {
                     metrics::counter!("keppel_stale_answers_total").increment(1);
                     return Ok(Arc::new(manifest.stale()));
                 }

@@ -128,6 +128,55 @@ async fn an_account_may_have_pushes_acknowledged_by_its_primary_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failover_to_a_region_that_has_less_than_another_is_refused_and_names_the_other() {
+    let [mut eu, us, mut ap] = three_regions();
+    put_account(&eu, "acme", json!({"copies": 2})).await.expect(200);
+    let images: Vec<Image> = (1..=4).map(Image::small).collect();
+    eu.client.push_image("acme/app", "v1", &images[0]).await;
+    for region in [&us, &ap] {
+        region.client.assert_image("acme/app", "v1", &images[0]).await;
+        crate::leases::until_it_answers_alone(region, "/v2/acme/app/manifests/v1").await;
+    }
+    // What is pushed now has its second copy in the region that goes on.
+    us.signal(libc::SIGSTOP);
+    // The last question of the other is still to be answered: this may come to it when it goes on.
+    eu.client.push_image("acme/app", "perhaps", &images[1]).await;
+    eu.client.push_image("acme/app", "v2", &images[2]).await;
+    eu.client.delete("/v2/acme/app/manifests/v1").await.expect(202);
+    eu.server.kill();
+    us.signal(libc::SIGCONT);
+    until("they find a leader", || us.told(&["status"]).starts_with("decisions are taken"));
+    let words = us.refuse(&["account", "failover", "acme", "--to", "us", "--yes"]);
+    assert!(words.contains("region ap has ") && words.contains("--force"), "{words}");
+    assert_eq!(us.primary_of("acme"), "eu");
+    // Nor is it done while the other cannot be asked.
+    ap.signal(libc::SIGSTOP);
+    let words = us.refuse(&["account", "failover", "acme", "--to", "us", "--yes"]);
+    assert!(words.contains("cannot be told now") || words.contains("majority"), "{words}");
+    ap.signal(libc::SIGCONT);
+    until("they find a leader again", || us.told(&["status"]).starts_with("decisions are taken"));
+    us.operate(&["account", "failover", "acme", "--to", "ap", "--yes"]);
+    for region in [&us, &ap] {
+        let start = Instant::now();
+        loop {
+            let answer = region.client.get("/v2/acme/app/manifests/v2").await;
+            if answer.status == 200 && answer.headers.get("warning").is_none() {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(40), "{}", answer.status);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(has_all(region, "acme/app", &images[2]).await);
+        region.client.get("/v2/acme/app/manifests/v1").await.expect_error(404, "MANIFEST_UNKNOWN");
+    }
+    // The one that is refused may be forced, for whoever wants that.
+    eu.restart();
+    ap.server.kill();
+    until("they find a leader once more", || us.told(&["status"]).starts_with("decisions are taken"));
+    us.operate(&["account", "failover", "acme", "--to", "us", "--yes", "--force"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_two_copies_the_loss_of_the_primary_for_good_and_a_failover_lose_nothing() {
     let [mut eu, us, ap] = three_regions();
     put_account(&eu, "acme", json!({"copies": 2})).await.expect(200);

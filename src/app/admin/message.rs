@@ -78,6 +78,9 @@ pub enum Request {
         epoch: u64,
         /// Without the primary.
         by_force: bool,
+        /// Whatever other replicas have.
+        #[serde(default)]
+        regardless: bool,
     },
     /// What only this node has of an account that it was the primary of.
     ListDivergent {

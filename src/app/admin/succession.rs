@@ -6,7 +6,7 @@ use keppel_federation::Federation;
 
 use super::server::in_words;
 use super::{Answer, CandidateInfo, Request};
-use crate::peering::succession::{self, Candidate};
+use crate::peering::succession::{self, Candidate, Way};
 use crate::registry::Registry;
 
 /// How long one request pushes what only this node has.
@@ -29,8 +29,13 @@ pub(super) async fn carry_out(
             let readiness = succession::prepare(federation, registry, &account, node).await?;
             Ok(Answer::Prepared { readiness })
         }
-        Request::Install { account, node, epoch, by_force } => {
-            let epoch = succession::install(federation, registry, &account, node, epoch, by_force).await?;
+        Request::Install { account, node, epoch, by_force, regardless } => {
+            let way = match (by_force, regardless) {
+                (false, _) => Way::Move,
+                (true, false) => Way::FailOver,
+                (true, true) => Way::FailOverRegardless,
+            };
+            let epoch = succession::install(federation, registry, &account, node, epoch, way).await?;
             Ok(Answer::Moved { epoch })
         }
         Request::ListDivergent { account, limit } => {

@@ -5,6 +5,7 @@
 //! to be asked for again. A primary that was asked to take no writes does so for a window of time. When that is over, it has the
 //! federation begin another epoch for itself: in it, what was to be decided in the one before cannot be decided any more.
 
+mod surveying;
 mod tending;
 
 use std::time::Duration;
@@ -31,6 +32,8 @@ const WINDOW_MARGIN: Duration = Duration::from_secs(1);
 const BRIEF_DEADLINE: Duration = Duration::from_secs(10);
 /// How long blobs are fetched for one question.
 const FETCH_STEP: Duration = Duration::from_secs(8);
+/// How long blobs are fetched while no writes are taken.
+const LAST_FETCH: Duration = Duration::from_secs(2);
 /// How long a question may take that moves an account.
 const MOVE_DEADLINE: Duration = Duration::from_secs(70);
 /// How often a node is asked again to which there is no connection, or whose connection was closed.
@@ -124,7 +127,18 @@ pub async fn prepare(
     }
 }
 
-/// Has a node become the primary of an account that is in this epoch. Gives the new one. `by_force`: without the primary.
+/// How an account gets another primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The one that is gives it.
+    Move,
+    /// Without it, unless another replica may have more.
+    FailOver,
+    /// Without it, whatever others have.
+    FailOverRegardless,
+}
+
+/// Has a node become the primary of an account that is in this epoch. Gives the new one.
 ///
 /// # Errors
 /// In words.
@@ -134,12 +148,13 @@ pub async fn install(
     account: &AccountName,
     node: NodeId,
     epoch: u64,
-    by_force: bool,
+    way: Way,
 ) -> Result<u64, String> {
     let account = account.clone();
-    let question = match by_force {
-        true => SuccessionQuestion::FailOver { account, epoch },
-        false => SuccessionQuestion::TakeOver { account, epoch },
+    let question = match way {
+        Way::Move => SuccessionQuestion::TakeOver { account, epoch },
+        Way::FailOver => SuccessionQuestion::FailOver { account, epoch },
+        Way::FailOverRegardless => SuccessionQuestion::FailOverRegardless { account, epoch },
     };
     match ask(federation, registry, node, question, MOVE_DEADLINE).await? {
         SuccessionAnswer::Taken { epoch } => Ok(epoch),
@@ -231,13 +246,15 @@ async fn answer_question(
             });
             Ok(A::Taken { epoch: work.await.map_err(|_| "it ended unexpectedly")?? })
         }
-        Q::FailOver { account, epoch } => {
-            let (federation, registry) = (federation.clone(), registry.clone());
-            let work = tokio::spawn(async move {
-                let taken = seize(&federation, &registry, &account, epoch).await;
-                taken.or_else(|reason| taken_before(&federation, &account, epoch).ok_or(reason))
-            });
-            Ok(A::Taken { epoch: work.await.map_err(|_| "it ended unexpectedly")?? })
+        Q::FailOver { account, epoch } => fail_over(federation, registry, account, epoch, false).await,
+        Q::FailOverRegardless { account, epoch } => fail_over(federation, registry, account, epoch, true).await,
+        Q::Survey { account, primary, epoch, lasting_ms } => {
+            let lasting = Duration::from_millis(lasting_ms).min(surveying::LASTING);
+            Ok(A::Surveyed(registry.survey(&account, (primary, epoch), lasting).await.map_err(in_words)?))
+        }
+        Q::EndSurvey { account } => {
+            registry.end_survey(&account);
+            Ok(A::Noted)
         }
         Q::HandOver { account, epoch, window_ms } => {
             let window = Duration::from_millis(window_ms).min(registry.options().lease * 4 + WINDOW);
@@ -296,6 +313,10 @@ async fn take_over_at(
         }
         tokio::time::sleep(LOOK_PAUSE).await;
     }
+    // The last ones were pushed while the others came. What does not come now is fetched afterwards.
+    if let Err(error) = registry.fetch_missing_of(account, LAST_FETCH).await {
+        tracing::warn!(%account, %error, "blobs are fetched once this node is the primary");
+    }
     let next = decide(federation, registry, account, epoch).await?;
     let in_time = Instant::now() + WINDOW_MARGIN < until;
     let how = if in_time { Handover::Given } else { Handover::Seized };
@@ -309,9 +330,34 @@ fn taken_before(federation: &Federation, account: &AccountName, epoch: u64) -> O
     (claimed.owner == federation.node() && claimed.epoch == epoch + 1).then_some(claimed.epoch)
 }
 
-/// Becomes the primary without the one that is.
-async fn seize(federation: &Federation, registry: &Registry, account: &AccountName, epoch: u64) -> Result<u64, String> {
-    check_claim(federation, account, epoch).await?;
+async fn fail_over(
+    federation: &Federation,
+    registry: &Registry,
+    account: AccountName,
+    epoch: u64,
+    regardless: bool,
+) -> Result<SuccessionAnswer, String> {
+    let (federation, registry) = (federation.clone(), registry.clone());
+    // Whoever asked may go away, and ask again; what has begun comes to its end.
+    let work = tokio::spawn(async move {
+        let taken = seize(&federation, &registry, &account, epoch, regardless).await;
+        taken.or_else(|reason| taken_before(&federation, &account, epoch).ok_or(reason))
+    });
+    Ok(SuccessionAnswer::Taken { epoch: work.await.map_err(|_| "it ended unexpectedly")?? })
+}
+
+/// Becomes the primary without the one that is; unless `regardless`, only where no other replica may have more.
+async fn seize(
+    federation: &Federation,
+    registry: &Registry,
+    account: &AccountName,
+    epoch: u64,
+    regardless: bool,
+) -> Result<u64, String> {
+    let owner = check_claim(federation, account, epoch).await?;
+    if !regardless {
+        surveying::check_nobody_has_more(federation, registry, account, (owner, epoch)).await?;
+    }
     let next = decide(federation, registry, account, epoch).await?;
     registry.take_account(account, Handover::Seized).await.map_err(in_words)?;
     Ok(next)

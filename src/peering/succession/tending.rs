@@ -70,6 +70,13 @@ pub(in crate::peering) fn tend(federation: &Federation, registry: &Registry, rol
         let (federation, registry) = (federation.clone(), registry.clone());
         roles.start(account, |account| async move { keep(&federation, &registry, &account, epoch).await });
     }
+    let state = federation.state();
+    for (account, epoch) in registry.surveyed_accounts() {
+        // Whoever was to be replaced has been.
+        if state.account(&account).is_none_or(|claimed| claimed.epoch != epoch) {
+            registry.end_survey(&account);
+        }
+    }
     for account in registry.unordered_accounts() {
         let registry = registry.clone();
         roles.start(account, |account| async move { registry.put_account_in_order(&account).await });

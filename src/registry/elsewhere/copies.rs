@@ -36,6 +36,8 @@ struct Copy {
     listing: Option<(ListPlace, Cursor)>,
     /// Who tells what is new.
     source: Option<NodeId>,
+    /// Whose log the place on disk is of.
+    written_of: Option<NodeId>,
     confirmed: Option<u64>,
     head: u64,
     /// When it was last known to be all there was.
@@ -109,7 +111,8 @@ impl Copies {
     pub(in crate::registry) fn want(&self, account: &AccountName) {
         let mut state = self.lock();
         if !state.copies.contains_key(account) {
-            let row = FollowRow { account: account.clone(), state: FollowState::Pulled, cursor: Cursor::default() };
+            let (name, cursor) = (account.clone(), Cursor::default());
+            let row = FollowRow { account: name, state: FollowState::Pulled, cursor, source: None };
             state.copies.insert(row.account.clone(), Copy::new(&row));
             drop(state);
             self.wanted.notify_one();
@@ -190,6 +193,12 @@ impl Copies {
         })
     }
 
+    /// Whether it is on disk that exactly this place in a node's log has been reached.
+    pub(super) fn is_written(&self, account: &AccountName, node: NodeId, cursor: Cursor) -> bool {
+        let is_of = self.lock().copies.get(account).is_some_and(|copy| copy.written_of == Some(node));
+        is_of && self.is_at(account, cursor)
+    }
+
     /// Whether all of the account was here at some time: what is here may be out of date, or be listed anew just now.
     pub(in crate::registry) fn was_whole(&self, account: &AccountName) -> bool {
         self.lock().copies.get(account).is_some_and(|copy| copy.was_whole)
@@ -229,6 +238,7 @@ impl Copies {
     pub(super) fn moved(&self, account: &AccountName, cursor: Cursor, head: u64, confirmed: Option<u64>) {
         if let Some(copy) = self.lock().copies.get_mut(account) {
             copy.state = FollowState::Following;
+            copy.written_of = copy.source;
             copy.was_whole = true;
             copy.listing = None;
             copy.cursor = cursor;
@@ -329,6 +339,7 @@ impl Copy {
             cursor: row.cursor,
             listing: None,
             source: None,
+            written_of: row.source,
             confirmed: None,
             head: row.cursor.sequence,
             exact_at: None,
@@ -427,7 +438,7 @@ mod tests {
     #[test]
     fn a_listing_keeps_the_place_where_its_events_begin() {
         let copies = Copies::default();
-        copies.recall(&[FollowRow { account: acme(), state: FollowState::Listing, cursor: at(9) }]);
+        copies.recall(&[FollowRow { account: acme(), state: FollowState::Listing, cursor: at(9), source: None }]);
         let next = ListPlace::Tags { repository: "acme/app".into(), after: "v1".into() };
         copies.listed(&acme(), next.clone(), at(5));
         assert_eq!(copies.place(&acme()), Some((Place::Listing(next), Some(at(5)))));

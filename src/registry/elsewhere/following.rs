@@ -5,16 +5,15 @@
 //! digest says ends the following, not the copy. While an account is being listed, or followed, nothing else
 //! writes its manifests and tags.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, RepositoryName, Tag};
 
+use super::checking::{Prepared, PreparedOf, prepare, repository_of};
 use super::copies::CopyStatus;
-use crate::metadata::{Cursor, FollowRow, FollowState, ManifestCopy, NewManifest, RepositoryId, WriteTransaction};
-use crate::model::ManifestDescription;
+use crate::metadata::{Cursor, FollowRow, FollowState, NewManifest, RepositoryId, WriteTransaction};
 use crate::registry::feed::messages::{Change, ChangeKind, ListPlace, News, NewsKind, Place, Slice};
-use crate::registry::manifest_push::{References, digest_of};
+use crate::registry::manifest_push::References;
 use crate::registry::succession::moving;
 use crate::registry::{Inner, Registry, RegistryError};
 
@@ -22,14 +21,6 @@ use crate::registry::{Inner, Registry, RegistryError};
 const BATCH: usize = 200;
 /// Accounts that are read in one step.
 const FOLLOWS_STEP: usize = 1000;
-
-/// A manifest that was checked off the writer's thread.
-struct Prepared {
-    copy: ManifestCopy,
-    description: ManifestDescription,
-}
-
-type PreparedOf = BTreeMap<(String, Digest), Prepared>;
 
 impl Registry {
     /// Takes up what was followed before a restart. Called once, before the registry serves.
@@ -112,7 +103,8 @@ impl Registry {
         match news.what {
             NewsKind::Events { changes, upto, head, confirmed } => {
                 inner.copies.change(&account, from);
-                let follow = FollowRow { account: account.clone(), state: FollowState::Following, cursor: upto };
+                let (name, state) = (account.clone(), FollowState::Following);
+                let follow = FollowRow { account: name, state, cursor: upto, source: Some(from) };
                 inner.apply_changes(from, follow, changes).await?;
                 inner.copies.moved(&account, upto, head, confirmed);
                 Ok(())
@@ -164,38 +156,12 @@ pub(in crate::registry) fn is_followed(
     Ok(matches!(transaction.get_follow_state(account)?, Some(FollowState::Listing | FollowState::Following)))
 }
 
-/// Checks manifests: their digests, that they can be read, that they belong to the account.
-async fn prepare(manifests: Vec<(String, ManifestCopy)>) -> Result<PreparedOf, RegistryError> {
-    let checking = tokio::task::spawn_blocking(move || {
-        let mut prepared = BTreeMap::new();
-        for (repository, copy) in manifests {
-            let digest = copy.digest;
-            let actual = digest_of(digest.algorithm(), &copy.bytes);
-            if actual != digest {
-                return Err(RegistryError::DigestMismatch { expected: digest, actual });
-            }
-            let description = ManifestDescription::parse(Some(&copy.media_type), &copy.bytes)
-                .map_err(|error| RegistryError::ManifestInvalid { reason: error.to_string() })?;
-            prepared.insert((repository, digest), Prepared { copy, description });
-        }
-        Ok(prepared)
-    });
-    checking.await.map_err(|_| RegistryError::Interrupted)?
-}
-
-/// The name of a repository of this account.
-fn repository_of(account: &AccountName, name: &str) -> Result<RepositoryName, RegistryError> {
-    let invalid = || RegistryError::ManifestInvalid { reason: format!("{name:?} is no repository of {account}") };
-    let repository = RepositoryName::parse(name).map_err(|_| invalid())?;
-    (repository.account_str() == account.as_str()).then_some(repository).ok_or_else(invalid)
-}
-
 impl Inner {
-    /// Refuses what a node tells that is not the primary by now, or while what was recorded here before it was is not sorted
-    /// out. To be asked inside the transaction that applies it.
+    /// Refuses what a node tells that is not the primary by now, or is just being replaced, or while what was recorded here
+    /// before it was is not sorted out. To be asked inside the transaction that applies it.
     fn check_teller(&self, from: NodeId, account: &AccountName) -> Result<(), RegistryError> {
         let is_primary = self.elsewhere(account).is_some_and(|elsewhere| elsewhere.primary.node == from);
-        match is_primary && !self.is_stepping_down(account) {
+        match is_primary && !self.is_stepping_down(account) && !self.primacies.is_held_back(account, from) {
             true => Ok(()),
             false => Err(moving(account, "who told this is not its primary by now")),
         }
@@ -217,7 +183,7 @@ impl Inner {
         let prepared = prepare(manifests).await?;
         let count = changes.len();
         // A place without a change is as good in memory as on disk.
-        if count == 0 && self.copies.is_at(&follow.account, follow.cursor) {
+        if count == 0 && self.copies.is_written(&follow.account, from, follow.cursor) {
             return Ok(());
         }
         let inner = self.clone();
@@ -390,7 +356,7 @@ impl Inner {
         }
         let prepared = prepare(manifests).await?;
         let state = if next.is_some() { FollowState::Listing } else { FollowState::Following };
-        let follow = FollowRow { account: account.clone(), state, cursor: base };
+        let follow = FollowRow { account: account.clone(), state, cursor: base, source: Some(from) };
         let inner = self.clone();
         let applied = self.metadata.write(move |transaction| {
             inner.check_teller(from, &follow.account)?;

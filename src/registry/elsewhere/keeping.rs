@@ -53,6 +53,19 @@ impl Inner {
         repository: &RepositoryName,
         description: &ManifestDescription,
     ) -> Result<Spread, RegistryError> {
+        let blobs: Vec<Digest> = needed_by(description).map(|blob| blob.digest).collect();
+        self.spread_blobs(repository, blobs).await
+    }
+
+    /// Finds as many other regions for a deletion that is about to be recorded as its account asks for.
+    pub(in crate::registry) async fn spread_deletion(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<Spread, RegistryError> {
+        self.spread_blobs(repository, Vec::new()).await
+    }
+
+    async fn spread_blobs(&self, repository: &RepositoryName, blobs: Vec<Digest>) -> Result<Spread, RegistryError> {
         let account = repository.account();
         let wanted = self.copies_wanted(&account);
         let mut spread = Spread { wanted, holders: Vec::new() };
@@ -60,7 +73,6 @@ impl Inner {
             return Ok(spread);
         }
         let began = Instant::now();
-        let blobs: Vec<Digest> = needed_by(description).map(|blob| blob.digest).collect();
         let mut reason = "no other region can be reached".to_owned();
         if let Some(upstream) = self.upstream.get() {
             let mut others = upstream.keepers(&account).into_iter();
@@ -96,6 +108,7 @@ impl Inner {
         let nodes: Vec<NodeId> = spread.holders.iter().map(|holder| holder.node).collect();
         let lacking = self.applied_by(account, sequence, &nodes, APPLY_PATIENCE).await;
         if lacking.is_empty() {
+            self.feed.has_spread(account, sequence);
             return Ok(());
         }
         let regions = spread.holders.iter().filter(|holder| lacking.contains(&holder.node));
@@ -151,6 +164,11 @@ async fn ask(
 }
 
 impl Registry {
+    /// In how many regions a push to an account has to be on disk before it is acknowledged.
+    pub fn copies_of(&self, account: &AccountName) -> u8 {
+        self.inner.copies_wanted(account)
+    }
+
     /// Fetches blobs from the primary of their account, which asks for it, and holds them for good: they belong to a
     /// manifest that is to come. When it answers, all are on disk, and the account is followed.
     ///

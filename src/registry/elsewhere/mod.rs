@@ -11,6 +11,7 @@ mod accepting;
 mod backfilling;
 mod backfills;
 mod board;
+mod checking;
 mod comparing;
 mod copies;
 mod fetching;
@@ -150,16 +151,18 @@ impl Inner {
     pub(super) async fn as_primary<T>(
         &self,
         account: &AccountName,
-        read: Result<Page<T>, RegistryError>,
+        read: impl Future<Output = Result<Page<T>, RegistryError>>,
     ) -> Result<Page<T>, RegistryError> {
+        let since = self.term(account);
+        let read = read.await;
         if read.as_ref().map_or(true, |page| page.items.is_empty()) {
             self.knows_absence(account).await?;
         }
         if self.speaks_for(account) {
             self.settled(account).await;
         }
-        let page = read?;
-        let is_stale = !(self.confirm_authority().await && self.speaks_for(account));
+        let page = self.or_unsure(account, since, read).await?;
+        let is_stale = !self.is_sure(account, since).await;
         Ok(Page { is_stale, ..page })
     }
 

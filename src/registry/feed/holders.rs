@@ -286,6 +286,11 @@ impl Holders {
         })
     }
 
+    /// How many followers have everything up to an event on their disks.
+    pub(super) fn count_applied(&self, account: &AccountName, sequence: u64) -> usize {
+        self.sessions.keys().filter(|node| self.has_applied(**node, account, sequence)).count()
+    }
+
     /// Whether everything up to an event is everywhere.
     pub(super) fn settled(&mut self, account: &AccountName, sequence: u64, now: Duration) -> Settled {
         self.sweep(now);

@@ -13,6 +13,7 @@ mod holders;
 pub(super) mod messages;
 mod outgoing;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,7 +25,7 @@ use self::holders::{Holders, Settled};
 use self::messages::{FollowAnswer, FollowRequest, News, NewsKind, Place};
 use self::outgoing::{ANSWER_BYTES, Found};
 use super::{Inner, Registry, RegistryError};
-use crate::metadata::{EventHead, Stage};
+use crate::metadata::{EventHead, Stage, WriteTransaction};
 use crate::model::policy::Ack;
 use crate::model::uptime;
 
@@ -45,6 +46,8 @@ pub(super) struct Feed {
     moved: Notify,
     /// Until when this node may speak for its accounts, as uptime in milliseconds.
     authority_until_ms: AtomicU64,
+    /// Accounts that ask for copies, each with its last write that is not known to have them yet.
+    spreading: Mutex<HashMap<AccountName, u64>>,
 }
 
 impl Feed {
@@ -54,6 +57,7 @@ impl Feed {
             holders: Mutex::new(Holders::new(lease)),
             moved: Notify::new(),
             authority_until_ms: AtomicU64::new(u64::MAX),
+            spreading: Mutex::default(),
         }
     }
 
@@ -72,6 +76,18 @@ impl Feed {
     pub(super) fn has_authority(&self) -> bool {
         let until = self.authority_until_ms.load(Ordering::Relaxed);
         until == u64::MAX || u128::from(until) > uptime().as_millis()
+    }
+
+    /// Everything up to this event is in as many regions as its account asks for.
+    pub(super) fn has_spread(&self, account: &AccountName, sequence: u64) {
+        let mut spreading = self.spreading();
+        if spreading.get(account).is_some_and(|last| *last <= sequence) {
+            spreading.remove(account);
+        }
+    }
+
+    fn spreading(&self) -> MutexGuard<'_, HashMap<AccountName, u64>> {
+        self.spreading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn holders(&self) -> MutexGuard<'_, Holders> {
@@ -171,6 +187,42 @@ impl Inner {
             let left = until.saturating_sub(uptime());
             if lacking.is_empty() || left.is_zero() {
                 return lacking;
+            }
+            let _ = tokio::time::timeout(left, moved).await;
+        }
+    }
+
+    /// To be asked in the transaction of a write, at its end: gives its place in the log, and notes that whoever sees it may
+    /// lose it again with this node, until it has the copies that its account asks for.
+    pub(super) fn note_spreading(
+        &self,
+        transaction: &WriteTransaction<'_>,
+        account: &AccountName,
+    ) -> Result<u64, RegistryError> {
+        let sequence = transaction.get_event_head(account)?.map_or(0, |(_, head)| head.sequence);
+        if self.copies_wanted(account) > 1 {
+            self.feed.spreading().insert(account.clone(), sequence);
+        }
+        Ok(sequence)
+    }
+
+    /// Waits until what is here of an account is in as many regions as it asks for, but no longer than a lease lasts. Gives
+    /// whether it is: else what is shown could be gone when this node is.
+    ///
+    /// Cancel safety: safe.
+    pub(super) async fn is_spread(&self, account: &AccountName) -> bool {
+        let Some(sequence) = self.feed.spreading().get(account).copied() else { return true };
+        let (until, others) = (uptime() + self.feed.lease, usize::from(self.copies_wanted(account)).saturating_sub(1));
+        loop {
+            let mut moved = std::pin::pin!(self.feed.moved.notified());
+            moved.as_mut().enable();
+            if self.feed.holders().count_applied(account, sequence) >= others {
+                self.feed.has_spread(account, sequence);
+                return true;
+            }
+            let left = until.saturating_sub(uptime());
+            if left.is_zero() {
+                return false;
             }
             let _ = tokio::time::timeout(left, moved).await;
         }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `primacies` | how far each change is, in memory |
 //! | `handing_over` | the primary takes no writes for a while, and ends what it promised |
+//! | `surveying` | how far a replica is, before a primary is replaced that is not asked |
 //! | `readiness` | what a replica lacks, and fetching it |
 //! | `taking_over` | a replica becomes the primary, and puts in order what only a primary needs |
 //! | `missing` | blobs that could not be fetched before |
@@ -21,6 +22,7 @@ mod missing;
 mod primacies;
 mod readiness;
 mod stepping_down;
+mod surveying;
 mod taking_over;
 
 use std::time::Duration;
@@ -31,6 +33,7 @@ use tokio::time::Instant;
 pub use divergent::{DivergentEntry, PushedAgain};
 pub(super) use primacies::Primacies;
 pub use readiness::Readiness;
+pub use surveying::Progress;
 pub use taking_over::Handover;
 
 use super::{Inner, Registry, RegistryError};
@@ -86,16 +89,55 @@ impl Inner {
             self.settled(account).await;
             self.check_primacy(account)?;
         }
-        Ok(())
+        match self.is_spread(account).await {
+            true => Ok(()),
+            false => Err(moving(account, "too few regions have what was deleted or pushed last")),
+        }
+    }
+
+    /// What came of looking for something since `since`; that there is none is only said where that is sure.
+    ///
+    /// Cancel safety: safe.
+    pub(super) async fn or_unsure<T>(
+        &self,
+        account: &AccountName,
+        since: Term,
+        found: Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        use RegistryError as E;
+        if !matches!(found, Err(E::ManifestUnknown { .. } | E::RepositoryUnknown { .. })) {
+            return found;
+        }
+        self.knows_absence(account).await?;
+        match self.is_sure(account, since).await {
+            true => found,
+            false => Err(moving(account, "no majority of the federation confirms that this region is its primary")),
+        }
+    }
+
+    /// The time in which this node is the primary without a break, to be compared later.
+    pub(super) fn term(&self, account: &AccountName) -> Term {
+        Term(self.primacies.term(account))
     }
 
     /// Refuses to acknowledge a write that was recorded, but perhaps not passed on to a successor: doing it again is
-    /// harmless, and finds the successor.
-    pub(super) fn check_still_primary(&self, account: &AccountName) -> Result<(), RegistryError> {
-        match self.elsewhere(account) {
-            Some(_) => Err(moving(account, "it got another primary in the meantime")),
-            None => Ok(()),
+    /// harmless, and finds the successor. `since`: from before it was recorded, since the account may have gone and come back.
+    pub(super) fn check_still_primary(&self, account: &AccountName, since: Term) -> Result<(), RegistryError> {
+        match self.elsewhere(account).is_some() || self.term(account) != since {
+            true => Err(moving(account, "it got another primary in the meantime")),
+            false => Ok(()),
         }
+    }
+
+    /// Whether what was read since `since` is the newest there is, and lasts: this node has been the primary all the time, and
+    /// a majority has confirmed it; what was written last is where it has to be.
+    ///
+    /// Cancel safety: safe.
+    pub(super) async fn is_sure(&self, account: &AccountName, since: Term) -> bool {
+        self.is_spread(account).await
+            && self.confirm_authority().await
+            && self.speaks_for(account)
+            && self.term(account) == since
     }
 
     /// Whether this node was the primary and what it has is not sorted out yet: then nothing may change its copy.
@@ -136,6 +178,10 @@ impl Inner {
         }
     }
 }
+
+/// A time in which this node is the primary of an account without a break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Term(u64);
 
 pub(super) fn moving(account: &AccountName, reason: &str) -> RegistryError {
     RegistryError::AccountMoving { account: account.clone(), reason: reason.to_owned() }

@@ -5,16 +5,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use keppel_federation::vocabulary::AccountName;
+use keppel_federation::vocabulary::{AccountName, NodeId};
 
 use crate::metadata::Stage;
+use crate::model::uptime;
 
 /// The accounts that this node is primary of, was, or is about to be.
 #[derive(Default)]
 pub(in crate::registry) struct Primacies {
     all: Mutex<HashMap<AccountName, Primacy>>,
+    /// Accounts of which nothing is taken from their primary for a while, since it is being replaced.
+    held_back: Mutex<HashMap<AccountName, HeldBack>>,
+    /// How often each account was given up: who has seen it in one term knows nothing of what came in between.
+    terms: Mutex<HashMap<AccountName, u64>>,
     /// The version of what the federation has decided that was looked at last, and one more.
     seen: AtomicU64,
+}
+
+/// A primary of which nothing is taken, in that epoch, and until that uptime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct HeldBack {
+    from: NodeId,
+    epoch: u64,
+    until: Duration,
 }
 
 /// One of them.
@@ -40,7 +53,17 @@ impl Primacies {
     }
 
     pub(in crate::registry) fn remove(&self, account: &AccountName) {
+        *self.terms().entry(account.clone()).or_default() += 1;
         self.lock().remove(account);
+    }
+
+    /// Another number each time that this node has given the account up.
+    pub(super) fn term(&self, account: &AccountName) -> u64 {
+        self.terms().get(account).copied().unwrap_or_default()
+    }
+
+    fn terms(&self) -> MutexGuard<'_, HashMap<AccountName, u64>> {
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins to hand an account over that is held in this epoch; gives whether it is. Asked again, the promise lasts longer.
@@ -91,6 +114,31 @@ impl Primacies {
 
     pub(super) fn has_seen(&self, version: u64) {
         self.seen.store(version.wrapping_add(1), Ordering::Release);
+    }
+
+    /// Takes nothing of an account from this node, which is its primary in this epoch, until then, as uptime.
+    pub(super) fn hold_back(&self, account: &AccountName, from: NodeId, epoch: u64, until: Duration) {
+        self.held().insert(account.clone(), HeldBack { from, epoch, until });
+    }
+
+    /// The accounts of whose primary nothing is taken, each with the epoch in which that is so.
+    pub(super) fn all_held_back(&self) -> Vec<(AccountName, u64)> {
+        self.held().iter().map(|(account, held)| (account.clone(), held.epoch)).collect()
+    }
+
+    /// Takes what its primary tells again.
+    pub(super) fn release(&self, account: &AccountName) {
+        self.held().remove(account);
+    }
+
+    /// Whether nothing of an account is taken from this node now.
+    pub(in crate::registry) fn is_held_back(&self, account: &AccountName, from: NodeId) -> bool {
+        let held = self.held();
+        held.get(account).is_some_and(|held| held.from == from && uptime() < held.until)
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<AccountName, HeldBack>> {
+        self.held_back.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<AccountName, Primacy>> {

@@ -106,8 +106,9 @@ impl Registry {
         self.inner.look_through(account).await.map(|(readiness, _)| readiness)
     }
 
-    /// Fetches what is not here of an account's blobs, for `patience` at most, and gives how much is here then. Transfers that
-    /// have begun go on; asking again joins them.
+    /// Fetches what is not here of an account's blobs, for `patience` at most, and gives how much is here then. What became
+    /// known in the meantime does not count as missing: under constant pushes there is always something. Transfers that have
+    /// begun go on; asking again joins them.
     ///
     /// # Errors
     /// Our own trouble.
@@ -120,13 +121,21 @@ impl Registry {
         if missing.is_empty() {
             return Ok(readiness);
         }
+        let wanted: Vec<Digest> = missing.keys().copied().collect();
         let fetching = stream::iter(missing).for_each_concurrent(FETCHES, |(digest, (repository, _))| async move {
             if let Err(error) = self.inner.fetch_from_others(&repository, &digest).await {
                 tracing::debug!(%repository, %digest, %error, "a blob cannot be fetched now");
             }
         });
         let _ = tokio::time::timeout(patience, fetching).await;
-        self.readiness(account).await
+        let (mut readiness, missing) = self.inner.look_through(account).await?;
+        let still = wanted.iter().filter_map(|digest| missing.get(digest));
+        (readiness.missing_blobs, readiness.missing_bytes) = (0, 0);
+        for (_, size_bytes) in still {
+            readiness.missing_blobs += 1;
+            readiness.missing_bytes = readiness.missing_bytes.saturating_add(*size_bytes);
+        }
+        Ok(readiness)
     }
 }
 

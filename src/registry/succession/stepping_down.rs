@@ -123,7 +123,8 @@ impl Inner {
         transaction: &WriteTransaction<'_>,
         account: &AccountName,
     ) -> Result<(), RegistryError> {
-        let row = FollowRow { account: account.clone(), state: FollowState::Listing, cursor: Cursor::default() };
+        let (name, cursor) = (account.clone(), Cursor::default());
+        let row = FollowRow { account: name, state: FollowState::Listing, cursor, source: None };
         transaction.put_follow(&row)?;
         transaction.delete_primacy(account)?;
         if let Some(id) = transaction.get_account(account)? {

@@ -248,7 +248,13 @@ impl Pair {
             FollowAnswer::News { lease_ms, news } => {
                 let is_new = !news.is_empty();
                 for news in news {
-                    self.replica.registry.apply_news(self.nodes.0, news).await.unwrap();
+                    match self.replica.registry.apply_news(self.nodes.0, news).await {
+                        Err(RegistryError::AccountMoving { .. }) => {
+                            self.break_off();
+                            return false;
+                        }
+                        applied => applied.unwrap(),
+                    }
                 }
                 let lease = Duration::from_millis(lease_ms.into());
                 self.replica.registry.renew_copy_lease(self.nodes.0, sent + lease);

@@ -10,6 +10,7 @@ use keppel_federation::vocabulary::NodeId;
 use super::following::{Claim, Pair, Way, primary_node, push, replica_node};
 use super::*;
 use crate::metadata::{Cursor, MetadataError};
+use crate::registry::Progress;
 
 const LEASE: Duration = Duration::from_millis(150);
 
@@ -181,6 +182,37 @@ async fn an_account_that_is_handed_over_takes_no_write_in_between_and_loses_none
     assert_eq!(old.load_manifest(&repository("acme/app"), &reference("v3")).await.unwrap().digest, third);
     new.put_account_in_order(&acme()).await.unwrap();
     assert!(new.unordered_accounts().is_empty() && old.lost_accounts().is_empty());
+}
+
+#[tokio::test]
+async fn a_replica_that_was_surveyed_takes_nothing_more_from_the_primary_that_is_replaced() {
+    let (mut pair, _claim) = two();
+    let (old, new) = (pair.primary.registry.clone(), pair.replica.registry.clone());
+    let lasting = Duration::from_secs(60);
+    push(&old, "acme/app", "v1", "first").await.unwrap();
+    assert_eq!(new.survey(&acme(), (primary_node(), 1), lasting).await.unwrap(), Progress::Nothing);
+    new.end_survey(&acme());
+    pair.catch_up().await;
+    let Progress::At(before) = new.survey(&acme(), (primary_node(), 1), lasting).await.unwrap() else {
+        panic!("it has everything");
+    };
+    assert!(new.has_reached(&acme(), before) && new.surveyed_accounts() == [(acme(), 1)]);
+    // Places in the logs of two nodes say nothing about each other.
+    assert_eq!(new.survey(&acme(), (replica_node(), 1), lasting).await.unwrap(), Progress::Nothing);
+    new.survey(&acme(), (primary_node(), 1), lasting).await.unwrap();
+
+    push(&old, "acme/app", "v2", "second").await.unwrap();
+    for _ in 0..3 {
+        pair.exchange().await;
+        assert!(new.has_reached(&acme(), before), "it took what the primary told");
+    }
+    new.end_survey(&acme());
+    pair.break_off();
+    pair.catch_up().await;
+    let Progress::At(after) = new.survey(&acme(), (primary_node(), 1), lasting).await.unwrap() else {
+        panic!("it has everything");
+    };
+    assert!(after.sequence > before.sequence, "it takes it once nothing is replaced");
 }
 
 #[tokio::test]
