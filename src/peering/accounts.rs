@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keppel_federation::Federation;
 use keppel_federation::claims::{
-    Account, AccountState, ClaimsError, Command, Decision, DocumentKind, Opaque, Outcome, SecretHash,
+    Account, AccountState, ClaimsError, Command, Decision, DocumentKind, Member, Opaque, Outcome, SecretHash,
 };
 use keppel_federation::vocabulary::{AccountName, TenantId};
 use tokio::sync::Mutex;
@@ -57,8 +57,7 @@ impl FederationAccounts {
     /// The host of the primary's API; its region where it has told none.
     fn host_of_member(&self, account: &Account) -> String {
         let owner = self.federation.state().member(account.owner);
-        let host = owner.map(|owner| host_of(&owner.api_url).to_owned()).filter(|host| !host.is_empty());
-        host.unwrap_or_else(|| account.region.to_string())
+        owner.map_or_else(|| account.region.to_string(), |owner| name_of(&owner))
     }
 
     /// Whoever changed something sees it here when they are told so.
@@ -114,9 +113,9 @@ impl AccountBook for FederationAccounts {
 
     fn peers(&self) -> Vec<PeerEntry> {
         let others = self.federation.members().into_iter().filter(|member| member.node != self.federation.node());
-        let peer = |member: keppel_federation::claims::Member| PeerEntry {
+        let peer = |member: Member| PeerEntry {
             node: member.node,
-            hostname: host_of(&member.api_url).to_owned(),
+            hostname: name_of(&member),
             region: member.region.to_string(),
             role: member.role.as_str().to_owned(),
         };
@@ -195,6 +194,14 @@ impl AccountBook for FederationAccounts {
         let (id, body) = (tenant.to_string(), Opaque::from(quota));
         let decided = self.federation.put_document(DocumentKind::Quota, id, body, Some(expected_revision)).await;
         self.outcome(decided).await
+    }
+}
+
+/// What clients call a member: the host of its API, or its region where it has told none.
+fn name_of(member: &Member) -> String {
+    match host_of(&member.api_url) {
+        "" => member.region.to_string(),
+        host => host.to_owned(),
     }
 }
 

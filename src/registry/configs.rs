@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keppel_federation::vocabulary::{Digest, RepositoryName};
 
+use super::rules::CONFIG_BYTES_MAX;
 use super::{Inner, RegistryError};
 use crate::metadata::ManifestRow;
 use crate::model::{ImageConfig, ManifestDescription};
@@ -15,6 +16,9 @@ const MANIFESTS_MAX: usize = 100;
 impl Inner {
     /// A manifest was recorded: its configuration may be here already.
     pub(super) async fn learn_about(self: &Arc<Self>, repository: &RepositoryName, manifest: &Digest) {
+        if self.external_source(&repository.account()).is_none() {
+            return;
+        }
         let (name, digest) = (repository.clone(), *manifest);
         let found = self.metadata.read(move |reader| {
             Ok::<_, RegistryError>(reader.get_manifest_without_config(name.as_str(), &digest)?.into_iter().collect())
@@ -24,10 +28,20 @@ impl Inner {
 
     /// A blob has come, which may be the configuration of images that are here.
     pub(super) async fn learn_from(self: &Arc<Self>, repository: &RepositoryName, blob: &Digest) {
+        if self.external_source(&repository.account()).is_none() {
+            return;
+        }
         let (name, digest) = (repository.clone(), *blob);
         let found = self.metadata.read(move |reader| {
-            let Some(id) = reader.get_repository(&name)? else { return Ok::<_, RegistryError>(Vec::new()) };
-            Ok(reader.list_manifests_without_config(id, &digest, MANIFESTS_MAX)?)
+            let none = Ok::<_, RegistryError>(Vec::new());
+            let Some(id) = reader.get_repository(&name)? else { return none };
+            // Most blobs are layers, which are larger.
+            match reader.get_blob_by_name(name.as_str(), &digest)? {
+                Some(row) if row.size_bytes <= CONFIG_BYTES_MAX => {
+                    Ok(reader.list_manifests_without_config(id, &digest, MANIFESTS_MAX)?)
+                }
+                Some(_) | None => none,
+            }
         });
         self.learn(repository, found.await, Some(*blob)).await;
     }
@@ -39,9 +53,6 @@ impl Inner {
         found: Result<Vec<ManifestRow>, RegistryError>,
         config: Option<Digest>,
     ) {
-        if self.external_source(&repository.account()).is_none() {
-            return;
-        }
         let learned = async {
             for row in found? {
                 let described = ManifestDescription::parse(Some(&row.media_type), &row.bytes).ok();

@@ -48,7 +48,7 @@ impl Registry {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page<ListedRepository>, RegistryError> {
-        self.refuse_unless_listed_here(account)?;
+        self.refuse_unless_listed_here(account).await?;
         let (account, after) = (account.clone(), format!("{account}/{}", after.unwrap_or_default()));
         let limit = limit.min(self.inner.options.page_size_max);
         self.inner
@@ -71,7 +71,7 @@ impl Registry {
         after: Option<Digest>,
         limit: usize,
     ) -> Result<Page<ManifestEntry>, RegistryError> {
-        self.refuse_unless_listed_here(&repository.account())?;
+        self.refuse_unless_listed_here(&repository.account()).await?;
         let repository = repository.clone();
         let limit = limit.min(self.inner.options.page_size_max);
         self.inner

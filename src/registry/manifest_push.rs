@@ -107,7 +107,7 @@ impl Registry {
             return Err(RegistryError::ManifestTooLarge { limit_bytes });
         }
         if let Some(elsewhere) = self.inner.check_account(repository).await? {
-            self.inner.refuse_pushed_here(repository, &target, media_type, &bytes).await?;
+            self.inner.refuse_pushed_here(&elsewhere, repository, &target, media_type, &bytes).await?;
             return self.inner.put_manifest_at(&elsewhere, repository, target, media_type, bytes).await;
         }
         let media_type = media_type.map(str::to_owned);

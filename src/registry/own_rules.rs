@@ -4,17 +4,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keppel_federation::vocabulary::{AccountName, RepositoryName};
+use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName};
 
+use super::elsewhere::Elsewhere;
 use super::manifest_push::{Checked, check};
-use super::{Deletion, Inner, ManifestTarget, RegistryError, TagChange};
-use crate::model::policy::{CompiledPolicies, PlatformFilter};
+use super::rules::CONFIG_BYTES_MAX;
+use super::{Deletion, Inner, ManifestTarget, Priority, RegistryError, TagChange};
+use crate::model::policy::{CompiledPolicies, ManifestRule, PlatformFilter};
 
 impl Inner {
     /// Refuses a push that goes to the primary where this region's replica has rules of its own that forbid it, as far as what
     /// is known here tells. The primary's rules are asked there.
     pub(super) async fn refuse_pushed_here(
-        &self,
+        self: &Arc<Self>,
+        elsewhere: &Elsewhere,
         repository: &RepositoryName,
         target: &ManifestTarget,
         media_type: Option<&str>,
@@ -24,6 +27,11 @@ impl Inner {
         let (target, media_type, bytes) = (target.clone(), media_type.map(str::to_owned), bytes.clone());
         let checking = tokio::task::spawn_blocking(move || check(target, media_type.as_deref(), bytes));
         let Checked { digest, description, tags, .. } = checking.await.map_err(|_| RegistryError::Interrupted)??;
+        if policies.manifest_rule().is_some_and(ManifestRule::sees_labels)
+            && let Some(config) = description.config.as_ref().filter(|config| config.size <= CONFIG_BYTES_MAX)
+        {
+            self.ensure_config(elsewhere, repository, config.digest).await;
+        }
         self.look_into(repository, &description).await?;
         let name = repository.clone();
         self.metadata
@@ -45,6 +53,27 @@ impl Inner {
                 Ok(())
             })
             .await
+    }
+
+    /// Fetches the configuration of an image, unless it is here: the client may have had it mounted at the primary. Where it
+    /// cannot be had, the rule sees no labels.
+    async fn ensure_config(self: &Arc<Self>, elsewhere: &Elsewhere, repository: &RepositoryName, digest: Digest) {
+        let fetched = async {
+            let name = repository.clone();
+            let is_here = self.metadata.read(move |reader| {
+                let row = reader.get_blob_by_name(name.as_str(), &digest)?;
+                Ok::<_, RegistryError>(row.is_some_and(|row| row.is_sound))
+            });
+            if is_here.await? {
+                return Ok(());
+            }
+            let flight = self.flights.join(elsewhere.clone(), repository, &digest).await?;
+            flight.start(self, Priority::Push);
+            flight.stored().await
+        };
+        if let Err(error) = fetched.await {
+            tracing::debug!(%repository, %digest, %error, "the configuration of a pushed image cannot be had");
+        }
     }
 
     /// The same for a deletion.

@@ -15,7 +15,7 @@ use crate::model::policy::{CompiledPolicies, ManifestFacts};
 use crate::model::{ImageConfig, ManifestDescription};
 
 /// The largest configuration of an image that is looked into, in bytes.
-const CONFIG_BYTES_MAX: u64 = 1 << 20;
+pub(super) const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// What was decided about an account's content.
 #[derive(Debug, Clone)]

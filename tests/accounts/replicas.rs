@@ -17,8 +17,7 @@ const SOON: Duration = Duration::from_secs(1);
 /// Pushes an image of one layer; gives the answer to the first request that is refused, or to the last.
 async fn push(region: &Region, user: (&str, &str), repository: &str, tag: &str, config: &Value) -> Reply {
     let (config, layer) = (config.to_string(), "a layer");
-    let blobs = [(OCI_CONFIG, &*config), (OCI_LAYER, layer)];
-    for (_, blob) in blobs {
+    for blob in [&*config, layer] {
         let path = format!("/v2/{repository}/blobs/uploads/?digest={}", sha256(blob.as_bytes()));
         let request = region.client.request(Method::POST, &path).basic_auth(user.0, Some(user.1));
         let pushed = reply(request.body(blob.to_owned())).await;
@@ -26,8 +25,13 @@ async fn push(region: &Region, user: (&str, &str), repository: &str, tag: &str, 
             return pushed;
         }
     }
-    let [config, layer] =
-        blobs.map(|(kind, blob)| json!({"mediaType": kind, "digest": sha256(blob.as_bytes()), "size": blob.len()}));
+    put_manifest(region, user, repository, tag, &config).await
+}
+
+/// The same, where its blobs are there.
+async fn put_manifest(region: &Region, user: (&str, &str), repository: &str, tag: &str, config: &str) -> Reply {
+    let [config, layer] = [(OCI_CONFIG, config), (OCI_LAYER, "a layer")]
+        .map(|(kind, blob)| json!({"mediaType": kind, "digest": sha256(blob.as_bytes()), "size": blob.len()}));
     let manifest = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer]});
     let path = format!("/v2/{repository}/manifests/{tag}");
     let request = region.client.request(Method::PUT, &path).basic_auth(user.0, Some(user.1));
@@ -124,6 +128,17 @@ async fn a_replica_decides_with_its_own_policies_what_goes_through_its_region() 
     }
     expect(&push(&us, ada, "acme-prod/web", "good", &labelled).await, 201, "");
     expect(&push(&ap, ada, "acme-prod/web", "v1", &json!({})).await, 201, "");
+
+    // A configuration that was never sent there is fetched to be looked into.
+    let far = json!({"config": {"Labels": {"team": "far"}}});
+    expect(&push(&ap, ada, "acme-prod/web", "far", &far).await, 201, "");
+    let config = far.to_string();
+    let layer = sha256(b"a layer");
+    for digest in [sha256(config.as_bytes()), layer.clone()] {
+        let path = format!("/v2/acme-prod/mounted/blobs/uploads/?mount={digest}&from=acme-prod/web");
+        expect(&us.ask("POST", &path, ada, None).await, 201, "");
+    }
+    expect(&put_manifest(&us, ada, "acme-prod/mounted", "good", &config).await, 201, "");
 
     // Without policies of its own it has the primary's again; nor are they left to a replica that is made anew.
     put_replica(&eu, &us, ada, json!({})).await.expect(200, "");

@@ -103,7 +103,13 @@ async fn a_repository_is_deleted_from_any_region_and_in_all() {
     assert!(refused.contains("account.tag_policies[0] sets block_delete"), "{refused}");
     put_policies(false).await;
     us.client.delete(&path("app")).await.expect(204);
-    // ap has not used the account at all.
+    // ap has not used the account at all, and lists it all the same.
+    let listed = ap.client.get("/keppel/v1/accounts/acme/repositories").await.expect(200).json();
+    assert_eq!(listed["repositories"][0]["name"], "deep/app", "{listed}");
+    let listed = ap.client.get("/keppel/v1/peers").await.expect(200).json();
+    let mut names: Vec<_> = listed["peers"].as_array().expect("a list").iter().map(|peer| &peer["hostname"]).collect();
+    names.sort_by_key(|name| name.to_string());
+    assert_eq!(names, ["eu", "us"], "their regions, where they have told no URL");
     ap.client.delete(&path("deep/app")).await.expect(204);
     for region in [&eu, &us, &ap] {
         for name in ["app", "deep/app"] {

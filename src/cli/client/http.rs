@@ -13,6 +13,8 @@ use super::server::Server;
 
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a deletion may take: a repository goes with all its images.
+const DELETION_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The most pages of a list.
 const PAGES_MAX: usize = 100_000;
 /// What is not put into a path or query as it is.
@@ -106,7 +108,7 @@ impl Client {
 
     /// Deletes what a path names.
     pub(super) async fn delete(&self, path: &str) -> Result<(), Failure> {
-        self.send(self.request(Method::DELETE, path)).await.map(drop)
+        self.send(self.request(Method::DELETE, path).timeout(DELETION_TIMEOUT)).await.map(drop)
     }
 
     /// All pages of a list: `items` of each document, as long as it is `truncated`; `marker` tells where the next begins.

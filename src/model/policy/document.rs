@@ -82,12 +82,29 @@ fn misshapen(root: &str, place: &str, value: &serde_json::Value) -> Option<Setti
 
 /// A missing field is reported at the object that lacks it; its own path says more.
 fn name_missing(place: &str, reason: &str) -> SettingsError {
+    let reason = &in_words(reason);
     let missing = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
     match missing {
         Some(field) if place.is_empty() => SettingsError::new(field, "is missing"),
         Some(field) => SettingsError::new(format!("{place}.{field}"), "is missing"),
         None if place.is_empty() => SettingsError::new("body", reason),
         None => SettingsError::new(place, reason),
+    }
+}
+
+/// A reason without the names of our types.
+fn in_words(reason: &str) -> String {
+    let words = [
+        ("u64", "a whole number that is not negative"),
+        ("u32", "a whole number that is not negative"),
+        ("u8", "a small whole number"),
+        ("a string", "a text"),
+        ("a boolean", "true or false"),
+        ("a sequence", "a list"),
+    ];
+    match words.iter().find_map(|(name, words)| Some((reason.strip_suffix(&format!("expected {name}"))?, words))) {
+        Some((found, words)) => format!("{found}expected {words}"),
+        None => reason.to_owned(),
     }
 }
 

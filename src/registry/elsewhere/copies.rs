@@ -20,6 +20,7 @@ use crate::registry::feed::messages::{ListPlace, Place};
 pub(in crate::registry) struct Copies {
     state: Mutex<State>,
     wanted: Notify,
+    whole: Notify,
 }
 
 #[derive(Default)]
@@ -247,6 +248,20 @@ impl Copies {
             if copy.head == cursor.sequence {
                 copy.exact_at = Some(uptime());
             }
+        }
+        self.whole.notify_waiters();
+    }
+
+    /// Waits until all of the account was here at some time. Cancel-safe.
+    pub(in crate::registry) async fn whole(&self, account: &AccountName) {
+        loop {
+            let mut told = std::pin::pin!(self.whole.notified());
+            // Before the look, so that nothing in between is missed.
+            told.as_mut().enable();
+            if self.was_whole(account) {
+                return;
+            }
+            told.await;
         }
     }
 

@@ -33,6 +33,7 @@ mod tests;
 mod upstream;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, Reference, RepositoryName};
@@ -59,6 +60,8 @@ use super::{Inner, Manifest, ManifestTarget, Page, PutManifest, Registry, Regist
 
 /// Blobs of one pushed manifest that are fetched at a time.
 const FETCHES_PER_PUSH: usize = 4;
+/// How long a list waits for the first copy of an account.
+const LISTING_PATIENCE: Duration = Duration::from_secs(3);
 
 /// An account that another region decides about, and the way there.
 #[derive(Clone)]
@@ -87,13 +90,18 @@ impl Registry {
         }
     }
 
-    /// Refuses what is answered from the copy that is here of another region's account, until there is one.
-    pub(super) fn refuse_unless_listed_here(&self, account: &AccountName) -> Result<(), RegistryError> {
-        let Some(Elsewhere { primary, .. }) = self.inner.elsewhere(account) else { return Ok(()) };
-        match self.inner.copies.was_whole(account) {
-            true => Ok(()),
-            false => {
-                self.inner.copies.want(account);
+    /// Refuses what is answered from the copy that is here of another region's account, until there is one. The first who
+    /// asks waits for it for a while.
+    pub(super) async fn refuse_unless_listed_here(&self, account: &AccountName) -> Result<(), RegistryError> {
+        let Some(Elsewhere { primary, upstream }) = self.inner.elsewhere(account) else { return Ok(()) };
+        if self.inner.copies.was_whole(account) {
+            return Ok(());
+        }
+        self.inner.copies.want(account);
+        let patience = if upstream.is_down(primary.node) { Duration::ZERO } else { LISTING_PATIENCE };
+        match tokio::time::timeout(patience, self.inner.copies.whole(account)).await {
+            Ok(()) => Ok(()),
+            Err(_) => {
                 let reason = "this region has only begun to copy what there is: try again in a moment".to_owned();
                 Err(RegistryError::PrimaryUnreachable { account: account.clone(), region: primary.region, reason })
             }
