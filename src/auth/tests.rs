@@ -88,14 +88,17 @@ async fn basic_credentials_are_checked_once_and_then_from_memory() {
     let Region { auth, .. } = region().await;
     let header = basic("alice", "swordfish");
     assert!(auth.recall(Some(&header)).is_none());
-    auth.identify(Some(&header)).await.unwrap();
+    auth.identify(Some(&header), home()).await.unwrap();
     assert_eq!(allowed(&auth, &header, "acme-prod/web"), Action::ALL);
     assert_eq!(allowed(&auth, &header, "other/web"), []);
     for (username, secret) in [("alice", "wrong"), ("nobody", "swordfish")] {
-        assert_eq!(auth.identify(Some(&basic(username, secret))).await.unwrap_err(), AuthError::InvalidCredentials);
+        assert_eq!(
+            auth.identify(Some(&basic(username, secret)), home()).await.unwrap_err(),
+            AuthError::InvalidCredentials
+        );
     }
     for bad in ["Digest x", "Basic", "Basic ***", "Basic YWJj", "", "Bearer"] {
-        assert!(auth.identify(Some(bad)).await.is_err(), "{bad}");
+        assert!(auth.identify(Some(bad), home()).await.is_err(), "{bad}");
     }
 }
 
@@ -116,8 +119,8 @@ async fn nobody_known_gets_what_anonymous_policies_grant() {
 #[tokio::test]
 async fn hidden_and_absent_repositories_look_the_same() {
     let Region { auth, .. } = region().await;
-    let caller = auth.identify(Some(&basic("alice", "swordfish"))).await.unwrap();
-    for caller in [&caller, &auth.identify(None).await.unwrap()] {
+    let caller = auth.identify(Some(&basic("alice", "swordfish")), home()).await.unwrap();
+    for caller in [&caller, &auth.identify(None, home()).await.unwrap()] {
         let access = |name: &str| auth.access(caller, &name.parse().unwrap(), home());
         assert_eq!(access("other/web"), access("absent/web"));
         assert_eq!(access("other/web"), Access::NONE);
@@ -268,8 +271,8 @@ async fn a_robot_token_ends_with_its_secret_and_reaches_its_own_tenant_only() {
     assert!(auth.recall(Some(&header)).unwrap().is_ok());
     clock.advance(1);
     assert!(auth.recall(Some(&header)).unwrap().is_err(), "the secret that the token came from has ended");
-    assert!(auth.identify(Some(&basic("acme+ci", next.reveal()))).await.is_ok());
-    assert!(auth.identify(Some(&basic("acme+ci", secret.reveal()))).await.is_err());
+    assert!(auth.identify(Some(&basic("acme+ci", next.reveal())), home()).await.is_ok());
+    assert!(auth.identify(Some(&basic("acme+ci", secret.reveal())), home()).await.is_err());
 }
 
 #[tokio::test]
@@ -277,7 +280,7 @@ async fn policies_that_cannot_be_used_close_an_account() {
     let Region { auth, records, .. } = region().await;
     records.put_account("acme-prod".parse().unwrap(), "acme".parse().unwrap(), b"{broken".to_vec());
     let header = basic("alice", "swordfish");
-    auth.identify(Some(&header)).await.unwrap();
+    auth.identify(Some(&header), home()).await.unwrap();
     assert_eq!(allowed(&auth, &header, "acme-prod/web"), []);
     assert!(auth.account(&"acme-prod".parse().unwrap()).is_none());
 }

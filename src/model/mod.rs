@@ -10,6 +10,7 @@ mod manifest;
 mod media_type;
 pub mod policy;
 mod set_sum;
+mod shares;
 mod uptime;
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -18,4 +19,5 @@ pub use image_config::ImageConfig;
 pub use manifest::{ManifestDescription, ManifestError};
 pub use media_type::ManifestKind;
 pub use set_sum::SetSum;
+pub use shares::{Share, Shares};
 pub use uptime::uptime;

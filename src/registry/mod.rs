@@ -40,6 +40,7 @@ mod rules;
 mod succession;
 #[cfg(test)]
 mod tests;
+mod upload_room;
 mod upload_sessions;
 mod uploads;
 
@@ -88,6 +89,7 @@ use pull_times::PullTimes;
 use pulled::PulledUses;
 use succession::Primacies;
 use tokio::sync::Semaphore;
+use upload_room::OpenUploads;
 use upload_sessions::UploadSessions;
 
 /// How the registry behaves. Sizes are in bytes.
@@ -185,6 +187,7 @@ struct Inner {
     pulled_uses: PulledUses,
     audit: AuditLog,
     sessions: UploadSessions,
+    open_uploads: OpenUploads,
     in_progress: InProgress,
     large_manifests: Semaphore,
 }
@@ -210,6 +213,7 @@ impl Registry {
             pulled_uses: PulledUses::default(),
             audit: AuditLog::default(),
             sessions: UploadSessions::new(options.uploads_max),
+            open_uploads: OpenUploads::default(),
             in_progress: InProgress::default(),
             external: External::new(&options),
             flights: Flights::new(options.background_bytes_per_second),

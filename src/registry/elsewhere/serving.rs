@@ -145,7 +145,8 @@ async fn read_in_flight(flight: &Flight, range: Range<u64>, wait: Duration) -> R
     let mut range = range;
     loop {
         if flight.head().is_ok() {
-            range.end = range.end.min(flight.size_bytes());
+            // Who asks may be wrong about the size.
+            range = range.start.min(flight.size_bytes())..range.end.min(flight.size_bytes());
         }
         let now = progress.borrow_and_update().clone();
         match now {
