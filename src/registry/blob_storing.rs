@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName, StorageKey, UploadId};
 
 use super::{Inner, RegistryError};
-use crate::metadata::{NewBlob, Usage};
+use crate::metadata::{BlobId, MetadataError, NewBlob, Usage, WriteTransaction};
 use crate::storage::{FinishError, Upload};
 
 /// What an account has of the bytes of a blob.
@@ -103,19 +103,35 @@ impl Inner {
         self.metadata
             .write(move |transaction| {
                 let now = inner.clock.now();
-                let account = inner.account_for_push(transaction, &repository.account())?;
+                let name = repository.account();
+                let account = inner.account_for_push(transaction, &name)?;
                 let known = transaction.get_account_blob(account, &digest)?;
                 let Some(known) = known.filter(|known| known.is_sound && known.storage_key == kept) else {
                     return Ok(false);
                 };
                 let repository = transaction.ensure_repository(account, &repository, now)?;
                 transaction.ensure_mount(repository, known.id, now)?;
+                inner.keep_pushed(transaction, &name, known.id)?;
                 if let Some(session) = session {
                     transaction.delete_upload(&session)?;
                 }
                 Ok(true)
             })
             .await
+    }
+
+    /// Notes that a blob was pushed here, for an account of another region: whether or not it had been pulled before, it
+    /// stays, since its primary may not have it.
+    fn keep_pushed(
+        &self,
+        transaction: &WriteTransaction<'_>,
+        account: &AccountName,
+        blob: BlobId,
+    ) -> Result<(), MetadataError> {
+        match self.is_copy(account) {
+            true => transaction.keep_pulled(blob),
+            false => Ok(()),
+        }
     }
 
     /// Records a blob and mounts it; says whether its bytes are needed.
@@ -149,6 +165,7 @@ impl Inner {
                     }
                 };
                 transaction.ensure_mount(repository, id, now)?;
+                inner.keep_pushed(transaction, &name, id)?;
                 if let Some(session) = session {
                     transaction.delete_upload(&session)?;
                 }

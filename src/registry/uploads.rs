@@ -139,10 +139,7 @@ impl Registry {
                 State::Empty => inner.begin(&session.row).await?,
                 State::Ended => return Err(RegistryError::UploadUnknown { id: session.row.id.clone() }),
             };
-            let mut stored = inner.store(upload, &session.row.repository, digest, Some(&session.row.id)).await;
-            if stored.is_ok() {
-                stored = inner.keep_pushed(&session.row.repository, &digest).await;
-            }
+            let stored = inner.store(upload, &session.row.repository, digest, Some(&session.row.id)).await;
             if stored.is_err() {
                 inner.forget_upload(&session.row).await;
             }
@@ -183,8 +180,7 @@ impl Registry {
                 }
                 return Err(error);
             }
-            inner.store(upload, &row.repository, digest, None).await?;
-            inner.keep_pushed(&row.repository, &digest).await
+            inner.store(upload, &row.repository, digest, None).await
         })
         .await
     }

@@ -72,6 +72,12 @@ impl Flights {
         }
     }
 
+    /// Whether there is a flight whose blob was stored.
+    fn has_stored(&self, repository: &RepositoryName, digest: &Digest) -> bool {
+        let flight = self.lock().get(&(repository.clone(), *digest)).and_then(Weak::upgrade);
+        flight.is_some_and(|flight| *flight.progress.borrow() == Progress::Stored)
+    }
+
     /// The same for another node of this region, which waits for this one.
     pub(super) async fn lead(
         &self,
@@ -112,6 +118,33 @@ impl Flights {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Weak<Flight>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Lets go of a flight that has stored its blob when the blob is here no longer. Slow clients may hold such a flight for
+    /// long, and whoever joins it is promised bytes that nobody fetches.
+    pub(super) async fn forget_if_gone(&self, repository: &RepositoryName, digest: &Digest) {
+        if self.flights.has_stored(repository, digest)
+            && let Err(RegistryError::BlobUnknown { .. }) = self.blob_here(repository, digest).await
+        {
+            self.flights.forget_stored(repository, digest);
+        }
+    }
+
+    /// Joins the flight of a blob that was not here when it was looked for. It may have come meanwhile, and its flight have
+    /// ended by that.
+    ///
+    /// # Errors
+    /// What `source` says, or why it cannot be asked.
+    pub(in crate::registry) async fn join_flight(
+        &self,
+        source: Elsewhere,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Arc<Flight>, RegistryError> {
+        self.forget_if_gone(repository, digest).await;
+        self.flights.join(source, repository, digest).await
     }
 }
 

@@ -211,7 +211,7 @@ impl Registry {
         }
         let elsewhere = self.inner.elsewhere(&repository.account());
         let elsewhere = elsewhere.ok_or(RegistryError::BlobUnknown { digest: *digest })?;
-        let flight = self.inner.flights.join(elsewhere, repository, digest).await?;
+        let flight = self.inner.join_flight(elsewhere, repository, digest).await?;
         flight.start(&self.inner, priority);
         flight.stored().await?;
         match self.keep_stored(repository, digest, manifests).await? {

@@ -111,8 +111,12 @@ impl State {
             let now = progress.borrow_and_update().clone();
             match now {
                 Progress::Stored => {
-                    let reader = self.source.open_here(self.at..self.end).await?;
-                    self.from = From::Here(Box::new(reader));
+                    self.from = match self.source.open_here(self.at..self.end).await {
+                        Ok(reader) => From::Here(Box::new(reader)),
+                        // It has left again, as what was pulled does, while its client was slow.
+                        Err(RegistryError::BlobUnknown { .. }) => From::Parts(self.source.parts(self.at..self.end)),
+                        Err(error) => return Err(error),
+                    };
                 }
                 Progress::Arrived(bytes) => {
                     let limit = flight.size_bytes().saturating_sub(HELD_BACK_BYTES).min(self.end);

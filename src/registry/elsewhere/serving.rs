@@ -116,6 +116,7 @@ impl Registry {
         digest: &Digest,
     ) -> Result<Arc<Flight>, RegistryError> {
         let inner = &self.inner;
+        inner.forget_if_gone(repository, digest).await;
         let flight = inner.flights.lead(elsewhere, repository, digest).await?;
         flight.start(inner, Priority::Pull);
         inner.copies.want(&repository.account());

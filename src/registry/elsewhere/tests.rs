@@ -13,6 +13,7 @@ use crate::registry::{LocalClaims, Page, Referrer, RegistryOptions};
 use crate::storage::{FilesystemOptions, Storage};
 use std::time::Duration;
 
+mod leaving;
 mod platforms;
 mod sources;
 
