@@ -64,7 +64,8 @@ pub(super) enum Question {
     External { repository: RepositoryName, reference: String, known: Option<Digest> },
     /// About one primary after another.
     Succession(SuccessionQuestion),
-    /// What a blob is, and its first bytes; `to_lead`: where it is not there, it is to be fetched.
+    /// What a blob is, and its first bytes; `to_lead`: where it is not there, it is to be fetched. Beginnings that are no
+    /// whole groups come with a proof, from nodes that are not older than that.
     OpenBlob { repository: RepositoryName, digest: Digest, beginning_bytes: u64, with_tree: bool, to_lead: bool },
     /// Some of its bytes, which may be on their way: they are waited for.
     FlightPart { repository: RepositoryName, digest: Digest, offset: u64, size_bytes: u64, wait_ms: u32 },
@@ -213,6 +214,15 @@ pub(super) enum Answer {
     Repositories {
         items: Vec<String>,
         more: bool,
+    },
+    /// Like `OpenedBlob` with a beginning that is no whole group, and what proves it.
+    OpenedWithProof {
+        size_bytes: u64,
+        blake3: [u8; 32],
+        outboard: Vec<u8>,
+        beginning: Vec<u8>,
+        proof: Vec<[u8; 32]>,
+        holders: Vec<NodeId>,
     },
 }
 

@@ -37,14 +37,28 @@ impl Inner {
         digest: Digest,
         session: Option<&UploadId>,
     ) -> Result<(), RegistryError> {
+        self.store_telling(upload, repository, digest, session, || {}).await
+    }
+
+    /// The same; `is_right` is called once the bytes are known to be those that the digest names, before they are durable.
+    pub(super) async fn store_telling(
+        self: &Arc<Self>,
+        upload: Upload,
+        repository: &RepositoryName,
+        digest: Digest,
+        session: Option<&UploadId>,
+        is_right: impl FnOnce() + Send,
+    ) -> Result<(), RegistryError> {
         let (account, key) = (repository.account(), StorageKey::from(upload.id()));
         let _shield = self.in_progress.blob(&key);
-        let (stored, lost) = match self.known_bytes(&account, &digest).await? {
-            KnownBytes::None => (upload.finish(key.clone(), &digest).await, None),
-            KnownBytes::Lost(lost) => (upload.finish(key.clone(), &digest).await, Some(lost)),
+        let known = self.known_bytes(&account, &digest).await?;
+        let checked = upload.check(&digest).await.map_err(refusal)?;
+        is_right();
+        let (stored, lost) = match known {
+            KnownBytes::None => (checked.publish(key.clone()).await, None),
+            KnownBytes::Lost(lost) => (checked.publish(key.clone()).await, Some(lost)),
             KnownBytes::Whole(kept) => {
                 // They need not be made durable once more, if they stay until the blob is mounted.
-                let checked = upload.check(&digest).await.map_err(refusal)?;
                 let mounted = self.mount_known(repository.clone(), digest, kept, session.cloned()).await;
                 if let Ok(false) = mounted {
                     (checked.publish(key.clone()).await, None)

@@ -47,7 +47,7 @@ pub struct RemoteManifest {
 /// What is asked about a blob before its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlobOpening {
-    /// How many bytes of its beginning: whole groups.
+    /// How many bytes of its beginning: none, [`BEGINNING_BYTES`](crate::storage::BEGINNING_BYTES), or whole groups.
     pub beginning_bytes: u64,
     /// Whether its tree is wanted.
     pub with_tree: bool,
@@ -64,8 +64,10 @@ pub struct RemoteBlob {
     pub root: [u8; 32],
     /// The pairs of that tree; empty where they were not asked for.
     pub tree: Bytes,
-    /// Bytes from its beginning; as many as were asked for, or all.
+    /// Bytes from its beginning: as many as were asked for, or all, or none.
     pub beginning: Bytes,
+    /// What proves the beginning where it is no whole group.
+    pub proof: Vec<[u8; 32]>,
     /// Other nodes that probably have it.
     pub holders: Vec<NodeId>,
 }
