@@ -21,7 +21,6 @@ use crate::registry::{
     AccountSums, AccountsElsewhere, BlobOpening, Deletion, ManifestTarget, Page, Primary, Priority, PutManifest,
     Referrer, RegistryError, RemoteBlob, RemoteManifest, Upstream,
 };
-use crate::storage::GROUP_BYTES;
 
 /// How long a question about metadata may take, the connection being made included, and a primary that waits for the
 /// lease of a silent region.
@@ -334,27 +333,7 @@ impl Upstream for FederationUpstream {
                 answer => break answer?,
             }
         };
-        let blob = |size_bytes, root, outboard: Vec<u8>, beginning: Vec<u8>, proof, holders| RemoteBlob {
-            size_bytes,
-            root,
-            tree: outboard.into(),
-            beginning: beginning.into(),
-            proof,
-            holders,
-        };
-        match answer {
-            Answer::OpenedWithProof { size_bytes, blake3, outboard, beginning, proof, holders } => {
-                Ok(blob(size_bytes, blake3, outboard, beginning, proof, holders))
-            }
-            Answer::OpenedBlob { size_bytes, blake3, outboard, mut beginning, holders } => {
-                // An older node does not prove what is no whole group.
-                if beginning.len() as u64 != size_bytes && !(beginning.len() as u64).is_multiple_of(GROUP_BYTES) {
-                    beginning.clear();
-                }
-                Ok(blob(size_bytes, blake3, outboard, beginning, Vec::new(), holders))
-            }
-            _ => Err(confused(from, repository)),
-        }
+        answer.into_blob().ok_or_else(|| confused(from, repository))
     }
 
     async fn blob_part(
