@@ -102,7 +102,7 @@ fn transport_config(options: &QuicOptions) -> TransportConfig {
     // Answers that were begun first end first: parts of a blob arrive in order.
     transport.send_fairness(false);
     transport.send_window(options.send_window_bytes);
-    transport.congestion_controller_factory(Arc::new(DeliveryRateConfig::default()));
+    transport.congestion_controller_factory(Arc::new(DeliveryRateConfig));
     // Packets overtake each other on real lines: time tells which are lost, not how many came since.
     transport.packet_threshold(PACKETS_OVERTAKING_MAX);
     transport.time_threshold(LOST_AFTER_ROUND_TRIPS);
