@@ -118,7 +118,7 @@ fn stuck(account: &AccountName, readiness: &Readiness) -> String {
     match readiness.is_complete {
         false => format!(
             "the region does not get the manifests of account {account}: its primary cannot be followed\n  \
-             `keppel federation status` tells more; an account that mirrors another registry can only be failed over"
+             `keppel federation status` tells more"
         ),
         true => format!(
             "{} blobs of account {account} are missing there, and no region gives them\n  \

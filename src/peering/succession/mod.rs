@@ -229,6 +229,13 @@ async fn answer_question(
     match question {
         Q::Readiness { account } => Ok(A::Readiness(registry.readiness(&account).await.map_err(in_words)?)),
         Q::Prepare { account } => {
+            if let Some(upstream) = registry.mirrored(&account) {
+                return Err(format!(
+                    "account {account} mirrors {upstream} and cannot be moved, since what was pulled there is not copied between \
+                     regions: make another mirror of it here; should the account's region be lost, fail it over with --force, \
+                     and what is pulled from then on is fetched anew"
+                ));
+            }
             registry.want_copy(&account);
             let deadline = Instant::now() + FETCH_STEP;
             while !registry.has_copy(&account) && Instant::now() < deadline {

@@ -44,6 +44,11 @@ impl Flights {
         Self { links: Arc::new(Links::new(budget)), ..Self::default() }
     }
 
+    /// The links that all flights share.
+    pub(super) fn links(&self) -> &Arc<Links> {
+        &self.links
+    }
+
     /// The flight of a blob into a repository, made and asked about if there is none. The other node is asked whether
     /// the repository has the blob; while the flight lives, nobody asks again. Where that node is the account's primary, the
     /// blob may come from any node that has it.

@@ -211,7 +211,10 @@ impl Registry {
         }
         let elsewhere = self.inner.elsewhere(&repository.account());
         let elsewhere = elsewhere.ok_or(RegistryError::BlobUnknown { digest: *digest })?;
+        let (links, primary) = (self.inner.flights.links(), elsewhere.primary.node);
+        links.await_budget(primary, priority).await;
         let flight = self.inner.join_flight(elsewhere, repository, digest).await?;
+        links.charge(primary, priority, flight.head().map_or(0, |head| head.beginning.len() as u64));
         flight.start(&self.inner, priority);
         flight.stored().await?;
         match self.keep_stored(repository, digest, manifests).await? {

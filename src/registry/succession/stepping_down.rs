@@ -52,6 +52,8 @@ impl Registry {
         let by_log = inner.metadata.write(move |transaction| {
             this.check_lost(&name)?;
             let by_log = match transaction.get_account(&name)? {
+                // What was pulled from outside can be pulled again.
+                Some(_) if this.external_source(&name).is_some() => true,
                 Some(id) => match place {
                     Some(place) if place == Cursor::default() || transaction.is_in_log(id, place)? => {
                         list_since(transaction, &name, epoch, id, place)?
@@ -71,7 +73,9 @@ impl Registry {
         }
         inner.primacies.remove(account);
         inner.allow_leases(account);
-        inner.copies.want(account);
+        if inner.external_source(account).is_none() {
+            inner.copies.want(account);
+        }
         let name = account.clone();
         let count = inner.metadata.read(move |reader| reader.count_divergent(&name)).await;
         let count = count.map_err(RegistryError::Metadata)?;
@@ -117,7 +121,8 @@ impl Inner {
         }
     }
 
-    /// From the end of this transaction on the account is followed, and what its primary has replaces what is here.
+    /// From the end of this transaction on the account is followed, and what its primary has replaces what is here. Mirrors are
+    /// not followed.
     fn become_replica(
         self: &Arc<Self>,
         transaction: &WriteTransaction<'_>,
@@ -125,7 +130,9 @@ impl Inner {
     ) -> Result<(), RegistryError> {
         let (name, cursor) = (account.clone(), Cursor::default());
         let row = FollowRow { account: name, state: FollowState::Listing, cursor, source: None };
-        transaction.put_follow(&row)?;
+        if self.external_source(account).is_none() {
+            transaction.put_follow(&row)?;
+        }
         transaction.delete_primacy(account)?;
         if let Some(id) = transaction.get_account(account)? {
             // What an account holds is counted where its primary is.
