@@ -5,7 +5,7 @@ use super::*;
 use crate::model::policy::{AccountSettings, Secret};
 use crate::model::{Clock as _, ManualClock};
 use data_encoding::BASE64;
-use keppel_federation::vocabulary::RepositoryName;
+use keppel_federation::vocabulary::{NodeId, RepositoryName};
 use serde_json::json;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,8 +18,12 @@ struct Region {
     clock: Arc<ManualClock>,
 }
 
+fn node() -> NodeId {
+    NodeId::from_public_key([1; 32])
+}
+
 fn region_over(records: Arc<MemoryRecords>, clock: Arc<ManualClock>) -> Region {
-    let keys = KeyRing::in_memory(KeyOptions::default(), NOW).unwrap();
+    let keys = KeyRing::in_memory(node(), KeyOptions::default(), NOW).unwrap();
     for (id, document) in keys.documents() {
         records.put(RecordKind::IssuerKey, &id, document.to_bytes());
     }
@@ -214,7 +218,7 @@ async fn refresh_tokens_outlive_rotations_of_keys_and_restarts_for_as_long_as_th
     // A node as it starts: keys from its file, public ones in the records.
     let start = || {
         let options = KeyOptions { rotation_seconds: 2 * DAY, ..KeyOptions::default() };
-        let keys = KeyRing::open(&path, options, clock.now()).unwrap();
+        let keys = KeyRing::open(&path, node(), options, clock.now()).unwrap();
         let tokens = Tokens::new(TokenOptions::default(), keys, records.clone(), clock.clone());
         publish(&tokens);
         let driver = Arc::new(LocalDriver::new(records.clone(), quick_hasher(), clock.clone(), 100));
@@ -288,7 +292,7 @@ async fn policies_that_cannot_be_used_close_an_account() {
 #[tokio::test]
 async fn an_open_registry_asks_nobody_for_anything() {
     let (records, clock) = (Arc::new(MemoryRecords::default()), Arc::new(ManualClock::new(NOW)));
-    let keys = KeyRing::in_memory(KeyOptions::default(), NOW).unwrap();
+    let keys = KeyRing::in_memory(node(), KeyOptions::default(), NOW).unwrap();
     let tokens = Tokens::new(TokenOptions::default(), keys, records.clone(), clock.clone());
     let auth = Auth::new(&AuthOptions::default(), Arc::new(OpenDriver::default()), records, tokens, clock);
     for header in [None, Some("Basic ***"), Some("Bearer x")] {

@@ -28,6 +28,7 @@ mod store;
 mod submit;
 #[cfg(test)]
 mod tests;
+mod vetting;
 mod view;
 mod voters;
 mod wire;
@@ -201,11 +202,10 @@ impl Claims {
     /// # Errors
     /// The reason for a refusal, for the other node to read.
     pub async fn handle_command(&self, from: NodeId, request: Bytes) -> Result<Bytes, String> {
-        let request: wire::CommandRequest = wire::decode(&request).map_err(|cause| cause.to_string())?;
-        if let wire::CommandRequest::Decide(asked) = &request
-            && matches!(asked.command, Command::KeepOnly { .. })
-        {
-            return Err(Refusal::RecoveryOnly.to_string());
+        let mut request: wire::CommandRequest = wire::decode(&request).map_err(|cause| cause.to_string())?;
+        if let wire::CommandRequest::Decide(asked) = request {
+            let command = vetting::vetted(asked.command, from, &self.node.view).map_err(|cause| cause.to_string())?;
+            request = wire::CommandRequest::Decide(command::Request { command, ..asked });
         }
         let reply = match self.node.view.member(from) {
             Some(_) => self.node.answer(request, self.node.options.command_timeout).await,

@@ -31,7 +31,7 @@ enum Attempt {
 impl Node {
     pub(super) async fn decide(&self, id: RequestId, command: Command) -> Result<Decision, ClaimsError> {
         command.check()?;
-        if matches!(command, Command::KeepOnly { .. }) {
+        if matches!(command, Command::KeepOnly { .. } | Command::KeepOnlyV1 { .. }) {
             return Err(Refusal::RecoveryOnly.into());
         }
         let request = CommandRequest::Decide(Request { id, command });

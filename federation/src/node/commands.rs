@@ -58,12 +58,21 @@ impl Federation {
         self.state().members().iter().map(|member| (**member).clone()).collect()
     }
 
-    /// Ends a node's membership. It is cut off by every member that learns of it, at once.
+    /// Ends a node's membership. It is cut off by every member that learns of it, at once; the keys that it published and
+    /// the invitations that it made go with it.
     ///
     /// # Errors
     /// Those of [`Federation::submit`].
     pub async fn remove(&self, node: NodeId) -> Result<Decision, ClaimsError> {
         self.submit(Command::Remove { node }).await
+    }
+
+    /// Takes an invitation back that nobody has used.
+    ///
+    /// # Errors
+    /// Those of [`Federation::submit`].
+    pub async fn revoke_invitation(&self, secret: SecretHash) -> Result<Decision, ClaimsError> {
+        self.submit(Command::RevokeInvitation { secret }).await
     }
 
     /// Decides who votes.

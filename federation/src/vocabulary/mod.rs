@@ -5,11 +5,13 @@
 
 mod digest;
 mod identifier;
+mod issuer_key;
 mod name;
 mod node;
 
 pub use digest::{Algorithm, Digest};
 pub use identifier::{RequestId, StorageKey, TenantId, UploadId};
+pub use issuer_key::IssuerKeyId;
 pub use name::{AccountName, Reference, RepositoryName, Tag, is_repository_path};
 pub use node::{NodeId, Region};
 
