@@ -11,7 +11,6 @@ mod media_type;
 pub mod policy;
 mod set_sum;
 mod shares;
-mod uptime;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use descriptor::Descriptor;
@@ -20,4 +19,5 @@ pub use manifest::{ManifestDescription, ManifestError};
 pub use media_type::ManifestKind;
 pub use set_sum::SetSum;
 pub use shares::{Share, Shares};
-pub use uptime::uptime;
+
+pub use keppel_federation::vocabulary::uptime;

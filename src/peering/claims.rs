@@ -76,8 +76,8 @@ impl AccountClaims for FederationClaims {
         self.federation.state().applied()
     }
 
-    fn majority_age(&self) -> Option<Duration> {
-        self.federation.majority_contact_age()
+    fn majority_asked_at(&self) -> Option<Duration> {
+        self.federation.majority_asked_at()
     }
 
     async fn confirm_majority(&self) -> bool {

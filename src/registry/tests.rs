@@ -12,6 +12,7 @@ use crate::model::ManualClock;
 use crate::storage::FilesystemOptions;
 
 mod following;
+mod promises;
 mod pulls_told;
 mod rules;
 mod succession;

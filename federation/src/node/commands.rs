@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::Federation;
 use crate::claims::{ClaimsError, Command, Decision, DocumentKind, Member, Opaque, SecretHash, View, VoterPolicy};
 use crate::vocabulary::{AccountName, NodeId, RequestId, TenantId};
@@ -35,16 +33,18 @@ impl Federation {
         self.inner.claims().linearize().await
     }
 
-    /// How long ago this node last knew that a majority stands behind what it sees; none: not since it started.
-    pub fn majority_contact_age(&self) -> Option<Duration> {
-        self.inner.claims().majority_contact_age()
+    /// The last moment, as [`uptime`](crate::vocabulary::uptime), at which a majority is known to have stood behind what
+    /// this node sees; none: none since it started.
+    pub fn majority_asked_at(&self) -> Option<Duration> {
+        self.inner.claims().majority_asked_at()
     }
 
-    /// Asks for a majority's confirmation now and gives the moment from which it counts.
+    /// Asks for a majority's confirmation now and gives the moment from which it counts, as
+    /// [`uptime`](crate::vocabulary::uptime).
     ///
     /// # Errors
     /// Those of [`Federation::linearize`].
-    pub async fn confirm_majority(&self) -> Result<Instant, ClaimsError> {
+    pub async fn confirm_majority(&self) -> Result<Duration, ClaimsError> {
         self.inner.claims().confirm_majority().await
     }
 

@@ -146,7 +146,7 @@ impl Inner {
         was && self.elsewhere(account).is_some()
     }
 
-    /// Drops what is in memory of accounts that have another primary by now.
+    /// Drops what is in memory of accounts that have another primary by now, and ends what was promised about them.
     pub(super) fn notice_successors(&self) {
         let version = self.claims.version();
         if !self.primacies.is_news(version) {
@@ -157,6 +157,7 @@ impl Inner {
                 self.cache.evict_account(&account);
             }
         }
+        self.withdraw_lost();
         self.primacies.has_seen(version);
     }
 
@@ -165,7 +166,7 @@ impl Inner {
     pub(super) async fn await_first_word(&self, account: &AccountName) -> Result<(), RegistryError> {
         let patience = self.promises_last();
         loop {
-            if self.claims.majority_age().is_some() || uptime() > self.started.saturating_add(patience) {
+            if self.claims.majority_asked_at().is_some() || uptime() > self.started.saturating_add(patience) {
                 return Ok(());
             }
             if self.claims.confirm_majority().await {
@@ -223,6 +224,9 @@ impl Registry {
             for row in rows {
                 // Whoever was handing over asks whether it came to that; whoever was taking over waits once more.
                 let until = (row.stage == Stage::HandingOver).then(uptime);
+                if row.stage == Stage::HandingOver {
+                    inner.withhold_leases(&row.account);
+                }
                 if row.stage == Stage::Taken {
                     inner.keep_quiet(&row.account, inner.promises_last());
                 }

@@ -48,6 +48,7 @@ impl Registry {
     pub async fn step_down(&self, account: &AccountName, place: Option<Cursor>) -> Result<u64, RegistryError> {
         let inner = &self.inner;
         let epoch = inner.primacies.get(account).map_or(0, |primacy| primacy.epoch);
+        inner.withdraw_leases(account);
         let (this, name) = (inner.clone(), account.clone());
         let by_log = inner.metadata.write(move |transaction| {
             this.check_lost(&name)?;

@@ -12,12 +12,12 @@ use super::*;
 use crate::metadata::{Cursor, MetadataError};
 use crate::registry::Progress;
 
-const LEASE: Duration = Duration::from_millis(150);
+pub(super) const LEASE: Duration = Duration::from_millis(150);
 
 /// What one of two nodes knows of claims.
-struct Member {
-    node: NodeId,
-    claim: Arc<Claim>,
+pub(super) struct Member {
+    pub(super) node: NodeId,
+    pub(super) claim: Arc<Claim>,
 }
 
 #[async_trait]
@@ -49,8 +49,8 @@ impl AccountClaims for Member {
         self.claim.get().1
     }
 
-    fn majority_age(&self) -> Option<Duration> {
-        Some(Duration::ZERO)
+    fn majority_asked_at(&self) -> Option<Duration> {
+        Some(keppel_federation::vocabulary::uptime())
     }
 
     async fn confirm_majority(&self) -> bool {
@@ -58,7 +58,7 @@ impl AccountClaims for Member {
     }
 }
 
-fn acme() -> AccountName {
+pub(super) fn acme() -> AccountName {
     AccountName::parse("acme").unwrap()
 }
 
@@ -74,20 +74,26 @@ fn registry_in(directory: &Path, node: NodeId, claim: &Arc<Claim>) -> (Registry,
 /// Two nodes, the first of which is primary in epoch 1.
 fn two() -> (Pair, Arc<Claim>) {
     let claim = Arc::new(Claim(Mutex::new((primary_node(), 1))));
-    let bench = |node| {
+    (two_that_know(&claim, &claim), claim)
+}
+
+/// The same, each with what it knows of the claim.
+pub(super) fn two_that_know(there: &Arc<Claim>, here: &Arc<Claim>) -> Pair {
+    let bench = |node, claim| {
         let directory = tempfile::tempdir().unwrap();
-        let (registry, clock) = registry_in(directory.path(), node, &claim);
+        let (registry, clock) = registry_in(directory.path(), node, claim);
         Bench { registry, clock, directory }
     };
-    let (primary, replica) = (bench(primary_node()), bench(replica_node()));
+    let (primary, replica) = (bench(primary_node(), there), bench(replica_node(), here));
     let asked = Arc::new(AtomicUsize::new(0));
-    for (at, to, node) in [(&primary, &replica, primary_node()), (&replica, &primary, replica_node())] {
+    let ways = [(&primary, &replica, primary_node(), there), (&replica, &primary, replica_node(), here)];
+    for (at, to, node, claim) in ways {
         let (primary, asked) = (to.registry.clone(), asked.clone());
         at.registry.connect(Arc::new(Way { primary, asked, claim: Some((node, claim.clone())) }));
     }
     replica.registry.want_copy(&acme());
     let nodes = (primary_node(), replica_node());
-    (Pair { primary, replica, nodes, asked, session: 0, told: BTreeMap::new() }, claim)
+    Pair { primary, replica, nodes, asked, session: 0, told: BTreeMap::new() }
 }
 
 /// From now on the one that followed is asked, and the other follows.
@@ -97,7 +103,7 @@ fn swap(pair: &mut Pair) {
     pair.break_off();
 }
 
-fn decide(claim: &Claim, node: NodeId) {
+pub(super) fn decide(claim: &Claim, node: NodeId) {
     let mut claim = claim.0.lock().unwrap();
     *claim = (node, claim.1 + 1);
 }
@@ -316,6 +322,19 @@ async fn what_a_former_primary_tells_changes_nothing_any_more() {
     assert!(gone.is_err());
 }
 
+/// What a follower that has everything is told to be everywhere, in a session of its own.
+async fn granted(primary: &Registry, session: u64) -> Option<u64> {
+    let read = primary.metadata().read(|reader| reader.get_event_head(&acme())).await;
+    let (_, head) = read.map_err(RegistryError::Metadata).unwrap().unwrap();
+    let places = vec![(acme(), Place::At(head))];
+    let request = FollowRequest { session, is_first: true, wait_ms: 0, places, dropped: Vec::new() };
+    let answer = primary.follow(replica_node(), request).await.unwrap();
+    let FollowAnswer::News { news, .. } = answer else { panic!("{answer:?}") };
+    let [News { what: NewsKind::Events { upto, confirmed, .. }, .. }] = &news[..] else { panic!("{news:?}") };
+    assert_eq!(*upto, head);
+    *confirmed
+}
+
 #[tokio::test]
 async fn a_restart_forgets_nothing_of_a_change_of_primaries() {
     let claim = Arc::new(Claim(Mutex::new((primary_node(), 1))));
@@ -331,8 +350,11 @@ async fn a_restart_forgets_nothing_of_a_change_of_primaries() {
     registry.recall_primacies().await.unwrap();
     assert_eq!(registry.overdue_accounts(), [(acme(), 1)]);
     assert!(registry.load_manifest(&repository("acme/app"), &reference("v1")).await.unwrap().is_stale);
+    // Whoever took it over may have been told that nobody else answers for it: that stays so.
+    assert_eq!(granted(&registry, 1).await, None);
     decide(&claim, primary_node());
     registry.keep_account(&acme(), 1, 2).await.unwrap();
+    assert_eq!(granted(&registry, 2).await, Some(3));
     assert!(!registry.load_manifest(&repository("acme/app"), &reference("v1")).await.unwrap().is_stale);
     push(&registry, "acme/app", "v2", "second").await.unwrap();
     drop(registry);
