@@ -61,6 +61,11 @@ impl Registry {
         self.inner.copies.places()
     }
 
+    /// Those whose places have changed since the copies were in this state (0: all), and the state that they are in now.
+    pub fn copy_places_since(&self, state: u64) -> (u64, Vec<(AccountName, Place)>) {
+        self.inner.copies.places_since(state)
+    }
+
     /// How far the accounts that are followed are, by name.
     pub fn copy_status(&self) -> Vec<CopyStatus> {
         let mut copies = self.inner.copies.status();
@@ -83,6 +88,11 @@ impl Registry {
     /// A session with a node begins. To be called before its first request is sent.
     pub fn begin_copy_session(&self, node: NodeId) {
         self.inner.copies.begin_session(node);
+    }
+
+    /// A node is asked about these of its accounts no longer. To be called before it is told.
+    pub fn drop_from_copy_session(&self, node: NodeId, accounts: &[AccountName]) {
+        self.inner.copies.drop_from_session(node, accounts);
     }
 
     /// A node has answered in full, and its lease lasts until this uptime.
