@@ -32,7 +32,6 @@ mod health;
 mod host;
 mod keppel;
 mod limits;
-mod manifest_room;
 mod metrics;
 mod openapi;
 mod options;
@@ -55,7 +54,7 @@ use crate::registry::Accounts;
 use serve::{ServeError, Server};
 use service::{ApiService, ApiState};
 
-pub use forwarded::{ProxyHeaders, TrustedProxy};
+pub use forwarded::TrustedProxy;
 pub use limits::{LimitOptions, RateLimit, Window};
 pub use options::ApiOptions;
 

@@ -10,7 +10,7 @@ mod manifest;
 mod media_type;
 pub mod policy;
 mod set_sum;
-mod shares;
+mod uptime;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use descriptor::Descriptor;
@@ -18,6 +18,4 @@ pub use image_config::ImageConfig;
 pub use manifest::{ManifestDescription, ManifestError};
 pub use media_type::ManifestKind;
 pub use set_sum::SetSum;
-pub use shares::{Share, Shares};
-
-pub use keppel_federation::vocabulary::uptime;
+pub use uptime::uptime;

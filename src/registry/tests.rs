@@ -12,7 +12,8 @@ use crate::model::ManualClock;
 use crate::storage::FilesystemOptions;
 
 mod following;
-mod promises;
+mod gone;
+mod lagging;
 mod pulls_told;
 mod rules;
 mod succession;

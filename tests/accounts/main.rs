@@ -14,7 +14,6 @@ mod logins;
 mod people;
 mod private;
 mod regions;
-mod removed;
 mod replicas;
 mod rules;
 mod site;

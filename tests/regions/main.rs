@@ -3,7 +3,6 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
-mod bandwidth;
 mod copies;
 mod damage;
 mod eager;
@@ -12,10 +11,10 @@ mod federation;
 mod full;
 mod healing;
 mod histories;
-mod hosts;
 mod leases;
 mod liars;
 mod lists;
+mod losses;
 mod mirrors;
 mod moves;
 mod pulls;
