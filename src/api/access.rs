@@ -69,7 +69,7 @@ impl<'a> Visitor<'a> {
         scope: Scope<'_>,
     ) -> Result<Self, ApiError> {
         let caller = match authorization(headers) {
-            Ok(shown) => state.auth().identify(shown).await,
+            Ok(shown) => state.auth().identify(shown, address(peer)).await,
             Err(error) => Err(error),
         };
         match caller {

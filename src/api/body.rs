@@ -18,7 +18,8 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::{
-    error::chain,
+    error::{ApiError, chain},
+    manifest_room::ManifestPlace,
     serve::{FileSender, PART_MAX_BYTES},
 };
 use crate::registry::{BlobStream, BodyError};
@@ -187,6 +188,20 @@ impl BodyEnd {
     }
 }
 
+/// Why a body could not be collected.
+pub(crate) enum CollectError {
+    /// The client vanished or stalled.
+    Body(BodyError),
+    /// There is no memory for it now.
+    NoRoom(ApiError),
+}
+
+impl From<BodyError> for CollectError {
+    fn from(error: BodyError) -> Self {
+        Self::Body(error)
+    }
+}
+
 /// Bytes that count as progress within one idle timeout.
 const PROGRESS_MIN_BYTES: usize = 1024;
 
@@ -202,11 +217,15 @@ impl RequestBody {
         self.incoming.size_hint().exact()
     }
 
-    /// All of it, or `None` when it is longer than the limit.
+    /// All of it, or `None` when it is longer than the limit. Takes room for what arrives.
     ///
     /// # Errors
-    /// When the client vanishes or stalls.
-    pub(crate) async fn collect(mut self, limit_bytes: u64) -> Result<Option<Bytes>, BodyError> {
+    /// When the client vanishes or stalls, or there is no room.
+    pub(crate) async fn collect(
+        mut self,
+        limit_bytes: u64,
+        place: &mut ManifestPlace<'_>,
+    ) -> Result<Option<Bytes>, CollectError> {
         let declared = self.declared_bytes();
         if declared.is_some_and(|bytes| bytes > limit_bytes) {
             return Ok(None);
@@ -214,14 +233,16 @@ impl RequestBody {
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
         while let Some(bytes) = self.next().await.transpose()? {
-            if (first.len() + rest.len() + bytes.len()) as u64 > limit_bytes {
+            let all = first.len() + rest.len() + bytes.len();
+            if all as u64 > limit_bytes {
                 return Ok(None);
             }
+            place.grow(all).await.map_err(CollectError::NoRoom)?;
             match first.is_empty() && rest.is_empty() {
                 true => first = bytes,
                 false => {
                     if rest.is_empty() {
-                        // Small declared lengths only got here, so this cannot be made to waste memory.
+                        // Untouched memory costs nothing until it is filled.
                         rest.reserve(declared.unwrap_or(0).min(limit_bytes) as usize);
                         rest.extend_from_slice(&std::mem::take(&mut first));
                     }

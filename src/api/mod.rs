@@ -32,6 +32,7 @@ mod health;
 mod host;
 mod keppel;
 mod limits;
+mod manifest_room;
 mod metrics;
 mod openapi;
 mod options;
@@ -54,7 +55,7 @@ use crate::registry::Accounts;
 use serve::{ServeError, Server};
 use service::{ApiService, ApiState};
 
-pub use forwarded::TrustedProxy;
+pub use forwarded::{ProxyHeaders, TrustedProxy};
 pub use limits::{LimitOptions, RateLimit, Window};
 pub use options::ApiOptions;
 

@@ -1,4 +1,4 @@
-use super::{LimitOptions, TrustedProxy, serve::ServerOptions};
+use super::{LimitOptions, ProxyHeaders, TrustedProxy, serve::ServerOptions};
 
 /// How the HTTP side of a node behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct ApiOptions {
     pub public_hosts: Vec<String>,
     /// The proxies whose word is taken for where requests come from.
     pub trusted_proxies: Vec<TrustedProxy>,
+    /// The headers that these proxies write; others are the client's.
+    pub proxy_headers: ProxyHeaders,
     /// How often accounts may be asked for something.
     pub limits: LimitOptions,
 }
@@ -28,6 +30,7 @@ impl Default for ApiOptions {
             token_url: None,
             public_hosts: Vec::new(),
             trusted_proxies: Vec::new(),
+            proxy_headers: ProxyHeaders::XForwarded,
             limits: LimitOptions::default(),
         }
     }

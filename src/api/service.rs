@@ -16,7 +16,6 @@ use http::{
 use http_body::Body as _;
 use hyper::body::Incoming;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -29,6 +28,7 @@ use super::{
     forwarded,
     host::Place,
     limits::Limits,
+    manifest_room::ManifestRoom,
     metrics::{RequestMetrics, Route},
     request_id::{self, X_REQUEST_ID},
     serve::Peer,
@@ -55,15 +55,9 @@ struct Inner {
     prometheus: PrometheusHandle,
     shutdown: CancellationToken,
     default_account: Option<String>,
-    /// In KiB; see [`ApiState::room_for_manifest`].
-    manifest_bodies: Semaphore,
+    manifest_room: ManifestRoom,
     limits: Option<Limits>,
 }
-
-/// Manifests whose bodies are in memory or on their way there, all together.
-const MANIFEST_BODIES_KIB: usize = 128 << 10;
-/// How long a manifest waits for its room.
-const MANIFEST_ROOM_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl ApiState {
     pub(crate) fn new(
@@ -76,7 +70,6 @@ impl ApiState {
         let registry = accounts.registry().clone();
         let default_account = registry.options().default_account.as_ref().map(ToString::to_string);
         let metrics = RequestMetrics::new();
-        let manifest_bodies = Semaphore::new(MANIFEST_BODIES_KIB);
         let limits = Limits::new(options.limits);
         let inner = Inner {
             options,
@@ -87,7 +80,7 @@ impl ApiState {
             prometheus,
             shutdown,
             default_account,
-            manifest_bodies,
+            manifest_room: ManifestRoom::new(),
             limits,
         };
         Self { inner: Arc::new(inner) }
@@ -121,13 +114,9 @@ impl ApiState {
         self.inner.default_account.as_deref()
     }
 
-    /// Waits for memory for a manifest of this size; it is given back when the permit goes.
-    pub(crate) async fn room_for_manifest(&self, size_bytes: u64) -> Result<SemaphorePermit<'_>, ApiError> {
-        let kib = u32::try_from(size_bytes / 1024 + 1).unwrap_or(u32::MAX).min(MANIFEST_BODIES_KIB as u32);
-        match tokio::time::timeout(MANIFEST_ROOM_TIMEOUT, self.inner.manifest_bodies.acquire_many(kib)).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(ApiError::unavailable("too many manifests are being pushed at once".into())),
-        }
+    /// The memory for manifests that are being pushed.
+    pub(crate) fn manifest_room(&self) -> &ManifestRoom {
+        &self.inner.manifest_room
     }
 
     /// What accounts may be asked for, where that is limited.
@@ -169,7 +158,8 @@ impl hyper::service::Service<Request<Incoming>> for ApiService {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             return Reply::Ready(Some(exchange.finish(response)));
         }
-        let proxied = forwarded::client_of(&self.state.options().trusted_proxies, &self.peer, request.headers());
+        let ApiOptions { trusted_proxies, proxy_headers, .. } = self.state.options();
+        let proxied = forwarded::client_of(trusted_proxies, *proxy_headers, &self.peer, request.headers());
         let peer = proxied.as_ref().unwrap_or(&self.peer);
         let limit = self.state.options().server.header_size_max_bytes;
         if head_size_bytes(request.headers()) > limit {

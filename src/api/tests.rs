@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, StatusCode};
-use keppel_federation::vocabulary::{AccountName, Digest, TenantId};
+use keppel_federation::vocabulary::{AccountName, Digest, NodeId, TenantId};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -140,7 +140,7 @@ impl Node {
         let registry =
             Registry::new(options, metadata, storage, Arc::new(ManualClock::new(1_000_000)), Arc::new(LocalClaims));
         let clock = Arc::new(ManualClock::new(1_000_000));
-        let keys = KeyRing::in_memory(KeyOptions::default(), 1_000_000).unwrap();
+        let keys = KeyRing::in_memory(NodeId::from_public_key([1; 32]), KeyOptions::default(), 1_000_000).unwrap();
         for (id, document) in keys.documents() {
             records.put(RecordKind::IssuerKey, &id, document.to_bytes());
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keppel_federation::Federation;
+use keppel_federation::vocabulary::NodeId;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -18,7 +19,7 @@ use crate::model::{Clock, SystemClock};
 use crate::peering::records::FederationRecords;
 
 /// The file in the data folder that holds the keys that tokens are signed with.
-const KEY_FILE: &str = "token-keys.json";
+pub(super) const KEY_FILE: &str = "token-keys.json";
 /// How often the password file is looked at, and whether the next key is due.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How many public keys are looked through for those whose time is over.
@@ -49,8 +50,8 @@ pub(super) fn people(config: &Config, federation: &Federation) -> People {
 /// Builds the auth room as configured.
 pub(super) async fn start(config: &Config, federation: &Federation) -> Result<(Auth, AuthKeeper), StartError> {
     let records = Arc::new(FederationRecords::new(federation.clone()));
-    let (config, store) = (config.clone(), records.clone());
-    let built = tokio::task::spawn_blocking(move || build(&config, store)).await;
+    let (config, store, node) = (config.clone(), records.clone(), federation.node());
+    let built = tokio::task::spawn_blocking(move || build(&config, node, store)).await;
     let (auth, htpasswd) = built.unwrap_or_else(|_| Err(StartError::Panicked))?;
     let upkeep = Upkeep { auth: auth.clone(), records, htpasswd };
     // Before the door opens, so that the first token is good everywhere; without a majority, as soon as there is one.
@@ -60,10 +61,14 @@ pub(super) async fn start(config: &Config, federation: &Federation) -> Result<(A
     Ok((auth, AuthKeeper { stop: stop.drop_guard(), task }))
 }
 
-fn build(config: &Config, records: Arc<FederationRecords>) -> Result<(Auth, Option<Arc<HtpasswdDriver>>), StartError> {
+fn build(
+    config: &Config,
+    node: NodeId,
+    records: Arc<FederationRecords>,
+) -> Result<(Auth, Option<Arc<HtpasswdDriver>>), StartError> {
     let clock = Arc::new(SystemClock);
     let hasher = PasswordHasher::new(config.password_options());
-    let open_keys = || KeyRing::open(&config.node.data.join(KEY_FILE), config.key_options(), clock.now());
+    let open_keys = || KeyRing::open(&config.node.data.join(KEY_FILE), node, config.key_options(), clock.now());
     let (driver, htpasswd, keys): (Arc<dyn AuthDriver>, _, _) = match (config.auth.driver, &config.auth.htpasswd_file) {
         (AuthDriverName::Htpasswd, Some(path)) => {
             let driver = Arc::new(HtpasswdDriver::open(path, hasher, config.auth.htpasswd_grants.clone())?);
@@ -83,7 +88,7 @@ fn build(config: &Config, records: Arc<FederationRecords>) -> Result<(Auth, Opti
         // Tokens of an open registry open nothing that is not open anyway, so that their keys need not outlive it.
         (AuthDriverName::Open | AuthDriverName::Htpasswd, _) => {
             warn_if_open_to_all(config);
-            (Arc::new(OpenDriver::default()), None, KeyRing::in_memory(config.key_options(), clock.now())?)
+            (Arc::new(OpenDriver::default()), None, KeyRing::in_memory(node, config.key_options(), clock.now())?)
         }
     };
     let tokens = Tokens::new(config.token_options(), keys, records.clone(), clock.clone());

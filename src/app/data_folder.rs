@@ -38,13 +38,19 @@ fn process(pid: Option<u32>) -> String {
 }
 
 impl DataFolder {
-    /// Makes the folder, readable for its owner only, when it is not there, and locks it. Blocks for a moment.
+    /// Makes the folder, readable for its owner only, when it is not there, and locks it. Where it was there and is open to
+    /// others, what lies in it directly is closed to them: databases hold hashes of passwords and what mirrors log in with.
+    /// From then on the process makes no file that others may read. Blocks for a moment.
     ///
     /// # Errors
     /// [`DataFolderError`].
     pub fn open(path: &Path) -> Result<Self, DataFolderError> {
         let failed = |source| DataFolderError::Io { path: path.to_owned(), source };
+        keep_new_files_private();
         make_private(path).map_err(failed)?;
+        if let Err(error) = close_to_others(path) {
+            tracing::warn!(%error, folder = %path.display(), "others may read files of the data folder");
+        }
         let options = OpenOptions::new().create(true).truncate(false).read(true).write(true).clone();
         let mut lock = options.open(path.join("lock")).map_err(failed)?;
         match lock.try_lock() {
@@ -73,9 +79,51 @@ fn make_private(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Lets nobody but the owner into files and folders that the process makes from now on.
+fn keep_new_files_private() {
+    // SAFETY: it takes a number and cannot fail.
+    unsafe { libc::umask(0o077) };
+}
+
+/// Takes away what others than the owner and the group may do with the files and folders of a folder; not with the folder
+/// itself, which somebody made for reasons of theirs.
+fn close_to_others(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        let mode = metadata.permissions().mode();
+        if !metadata.is_symlink() && mode & 0o007 != 0 {
+            std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(mode & 0o7770))?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn others_read_nothing_of_a_folder_that_was_there_before() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let (folder, elsewhere) =
+            (tempfile::tempdir().expect("a folder"), tempfile::NamedTempFile::new().expect("a file"));
+        let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("set");
+        };
+        set(folder.path(), 0o755);
+        set(elsewhere.path(), 0o644);
+        let old = folder.path().join("metadata.db");
+        std::fs::write(&old, "old").expect("written");
+        set(&old, 0o644);
+        symlink(elsewhere.path(), folder.path().join("link")).expect("linked");
+        let _data = DataFolder::open(folder.path()).expect("opened");
+        std::fs::write(folder.path().join("new"), "new").expect("written");
+        assert_eq!((mode(folder.path()), mode(&old), mode(&folder.path().join("new"))), (0o755, 0o640, 0o600));
+        assert_eq!(mode(elsewhere.path()), 0o644, "what a link leads to is somebody else's");
+    }
 
     #[test]
     fn a_folder_lets_one_in_at_a_time_and_says_who_has_it() {

@@ -102,6 +102,14 @@ pub fn recover(config: &Config, confirmed: bool) -> Result<String, OfflineError>
 /// [`OfflineError`].
 pub fn reset_identity(config: &Config, confirmed: bool) -> Result<String, OfflineError> {
     let data = DataFolder::open(&config.node.data).map_err(StartError::from)?;
+    // Whoever has a copy of the former node's keys must not sign as the new one.
+    let keys = data.path().join(auth::KEY_FILE);
+    match if confirmed { std::fs::remove_file(&keys) } else { Ok(()) } {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(OfflineError::Recover(format!("{} cannot be removed: {error}", keys.display())));
+        }
+        _ => {}
+    }
     let retired = keppel_federation::retire(data.path(), confirmed);
     retired.map(|retired| retired.to_string()).map_err(|error| OfflineError::Recover(error.to_string()))
 }

@@ -47,6 +47,9 @@ pub enum TokenError {
     /// Its time is over.
     #[error("the token has expired")]
     Expired,
+    /// It would be good for longer than any of ours.
+    #[error("the token would be good for too long")]
+    TooLasting,
     /// Its time has not come.
     #[error("the token is not valid yet")]
     TooEarly,

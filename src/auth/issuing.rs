@@ -29,7 +29,7 @@ impl Auth {
         let caller = match &request.grant {
             _ if self.is_open() => self.anonymous()?,
             Grant::Anonymous => self.anonymous()?,
-            Grant::Password(credentials) => self.by_credentials(credentials).await?,
+            Grant::Password(credentials) => self.by_credentials(credentials, address).await?,
             Grant::RefreshToken(token) => {
                 self.by_claims(&*self.inner.tokens.verify(token.reveal(), TokenKind::Refresh)?)?
             }

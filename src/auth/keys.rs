@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use jsonwebtoken::EncodingKey;
+use keppel_federation::vocabulary::{IssuerKeyId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::{DocumentError, KeyError};
@@ -29,7 +30,7 @@ impl Default for KeyOptions {
     }
 }
 
-/// The public half of a key, as all regions know it. Kept as JSON under the key's id.
+/// The public half of a key, as all regions know it. Kept as JSON under an [`IssuerKeyId`], which names its node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuerKeyDocument {
     /// The 32 bytes of the ed25519 public key, base64url without padding.
@@ -57,10 +58,16 @@ impl IssuerKeyDocument {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The public key.
-    pub(super) fn public_key(&self) -> Option<[u8; 32]> {
-        BASE64URL_NOPAD.decode(self.public.as_bytes()).ok()?.try_into().ok()
+    /// The public key, if it is the one that the id is of: so nobody can put another one in its place.
+    pub(super) fn public_key(&self, id: &IssuerKeyId) -> Option<[u8; 32]> {
+        let public: [u8; 32] = BASE64URL_NOPAD.decode(self.public.as_bytes()).ok()?.try_into().ok()?;
+        (id.name() == name_of(&public)).then_some(public)
     }
+}
+
+/// What a key is called: a part of its hash.
+fn name_of(public: &[u8]) -> String {
+    BASE64URL_NOPAD.encode(&blake3::hash(public).as_bytes()[..12])
 }
 
 /// A key that can sign.
@@ -86,27 +93,28 @@ struct KeyFile {
 
 /// The signing keys of this node: the one that signs, and the one that will. They never leave the node.
 pub struct KeyRing {
+    node: NodeId,
     path: Option<PathBuf>,
     options: KeyOptions,
     keys: Mutex<Vec<Arc<SigningKey>>>,
 }
 
 impl KeyRing {
-    /// Keys that live as long as the process.
+    /// Keys of this node that live as long as the process.
     ///
     /// # Errors
     /// [`KeyError::Crypto`].
-    pub fn in_memory(options: KeyOptions, now: i64) -> Result<Self, KeyError> {
-        let ring = Self { path: None, options, keys: Mutex::default() };
+    pub fn in_memory(node: NodeId, options: KeyOptions, now: i64) -> Result<Self, KeyError> {
+        let ring = Self { node, path: None, options, keys: Mutex::default() };
         ring.maintain(now)?;
         Ok(ring)
     }
 
-    /// Keys kept in a file that only its owner may read; it is made when it is not there. Blocks.
+    /// Keys of this node kept in a file that only its owner may read; it is made when it is not there. Blocks.
     ///
     /// # Errors
     /// [`KeyError`].
-    pub fn open(path: &Path, options: KeyOptions, now: i64) -> Result<Self, KeyError> {
+    pub fn open(path: &Path, node: NodeId, options: KeyOptions, now: i64) -> Result<Self, KeyError> {
         let stored = match std::fs::read(path) {
             Ok(bytes) => {
                 let malformed = || KeyError::Malformed { path: path.to_owned() };
@@ -117,10 +125,10 @@ impl KeyRing {
         };
         let keys = stored
             .into_iter()
-            .map(|stored| SigningKey::new(stored, &options).map(Arc::new))
+            .map(|stored| SigningKey::new(node, stored, &options).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| KeyError::Malformed { path: path.to_owned() })?;
-        let ring = Self { path: Some(path.to_owned()), options, keys: Mutex::new(keys) };
+        let ring = Self { node, path: Some(path.to_owned()), options, keys: Mutex::new(keys) };
         ring.maintain(now)?;
         Ok(ring)
     }
@@ -150,7 +158,7 @@ impl KeyRing {
             }
         };
         if let Some(signs_from) = due {
-            next.push(Arc::new(SigningKey::generate(now, signs_from, &self.options)?));
+            next.push(Arc::new(SigningKey::generate(self.node, now, signs_from, &self.options)?));
         }
         let changed = due.is_some() || next.len() != keys.len();
         if changed {
@@ -173,7 +181,7 @@ impl KeyRing {
             return Ok(false);
         }
         if next.is_empty() {
-            next.push(Arc::new(SigningKey::generate(now, now, &self.options)?));
+            next.push(Arc::new(SigningKey::generate(self.node, now, now, &self.options)?));
         }
         self.write(&next)?;
         *keys = next;
@@ -222,13 +230,13 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 impl SigningKey {
-    fn generate(now: i64, signs_from: i64, options: &KeyOptions) -> Result<Self, KeyError> {
+    fn generate(node: NodeId, now: i64, signs_from: i64, options: &KeyOptions) -> Result<Self, KeyError> {
         let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::Crypto)?;
         let pkcs8 = pair.to_pkcs8v1().map_err(|_| KeyError::Crypto)?;
-        Self::new(StoredKey { private: BASE64.encode(pkcs8.as_ref()), created_at: now, signs_from }, options)
+        Self::new(node, StoredKey { private: BASE64.encode(pkcs8.as_ref()), created_at: now, signs_from }, options)
     }
 
-    fn new(stored: StoredKey, options: &KeyOptions) -> Result<Self, KeyError> {
+    fn new(node: NodeId, stored: StoredKey, options: &KeyOptions) -> Result<Self, KeyError> {
         let pkcs8 = BASE64.decode(stored.private.as_bytes()).map_err(|_| KeyError::Crypto)?;
         let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|_| KeyError::Crypto)?;
         let public = pair.public_key().as_ref();
@@ -238,8 +246,8 @@ impl SigningKey {
             expires_at: stored.signs_from + options.rotation_seconds + options.lead_seconds + options.tail_seconds,
             revoked: false,
         };
-        let id = BASE64URL_NOPAD.encode(&blake3::hash(public).as_bytes()[..12]);
-        Ok(Self { id, encoding: EncodingKey::from_ed_der(&pkcs8), stored, document })
+        let id = IssuerKeyId::new(node, &name_of(public)).map_err(|_| KeyError::Crypto)?;
+        Ok(Self { id: id.to_string(), encoding: EncodingKey::from_ed_der(&pkcs8), stored, document })
     }
 }
 
@@ -262,9 +270,13 @@ mod tests {
 
     const OPTIONS: KeyOptions = KeyOptions { rotation_seconds: 1000, lead_seconds: 100, tail_seconds: 500 };
 
+    fn node() -> NodeId {
+        NodeId::from_public_key([1; 32])
+    }
+
     #[test]
     fn the_next_key_is_known_before_it_signs_and_the_last_one_after() {
-        let ring = KeyRing::in_memory(OPTIONS, 0).unwrap();
+        let ring = KeyRing::in_memory(node(), OPTIONS, 0).unwrap();
         let first = ring.current(0).unwrap().id.clone();
         assert!(!ring.maintain(899).unwrap());
         assert!(ring.maintain(900).unwrap());
@@ -286,16 +298,16 @@ mod tests {
     fn keys_survive_a_restart_in_a_file_for_its_owner_only() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token-keys.json");
-        let id = KeyRing::open(&path, OPTIONS, 0).unwrap().current(0).unwrap().id.clone();
+        let id = KeyRing::open(&path, node(), OPTIONS, 0).unwrap().current(0).unwrap().id.clone();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(KeyRing::open(&path, OPTIONS, 10).unwrap().current(10).unwrap().id, id);
+        assert_eq!(KeyRing::open(&path, node(), OPTIONS, 10).unwrap().current(10).unwrap().id, id);
         std::fs::write(&path, "{\"keys\":[{\"private\":\"AAAA\",\"created_at\":0,\"signs_from\":0}]}").unwrap();
-        assert!(matches!(KeyRing::open(&path, OPTIONS, 0), Err(KeyError::Malformed { .. })));
+        assert!(matches!(KeyRing::open(&path, node(), OPTIONS, 0), Err(KeyError::Malformed { .. })));
     }
 
     #[test]
     fn a_revoked_key_signs_no_more_and_another_one_takes_its_place() {
-        let ring = KeyRing::in_memory(OPTIONS, 0).unwrap();
+        let ring = KeyRing::in_memory(node(), OPTIONS, 0).unwrap();
         let revoked = ring.current(0).unwrap().id.clone();
         assert!(!ring.retire(|_| false, 5).unwrap());
         assert!(ring.retire(|id| id == revoked, 5).unwrap());

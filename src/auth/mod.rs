@@ -7,7 +7,7 @@
 //! | `people` | making, changing and removing users and robots |
 //! | `driver`, `open`, `htpasswd`, `local`, `oidc` | from credentials to an identity |
 //! | `grants` | what the users of a password file are by office |
-//! | `password`, `verdicts` | slow hashes off the async threads; verdicts remembered for a short while |
+//! | `password`, `verdicts`, `turns` | slow hashes off the async threads; verdicts remembered for a short while; few checks at a time for each place |
 //! | `scope`, `flow`, `challenge` | Docker's token flow, without HTTP |
 //! | `keys`, `token` | signing, verifying, rotating, revoking |
 //! | `access` | the one decision: roles and grants, less what is forbidden |
@@ -50,6 +50,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod token;
+mod turns;
 mod user;
 mod verdicts;
 

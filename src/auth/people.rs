@@ -6,6 +6,7 @@ use super::{
     RobotName, UserDocument, UserInfo, UserName,
 };
 use crate::model::Clock;
+use keppel_federation::vocabulary::IssuerKeyId;
 
 /// The shortest password, in characters.
 const PASSWORD_CHARS_MIN: usize = 8;
@@ -163,15 +164,20 @@ impl People {
         let shown = records.into_iter().filter_map(|(id, record)| {
             let IssuerKeyDocument { created_at, expires_at, revoked, .. } =
                 IssuerKeyDocument::from_bytes(&record.body).ok()?;
-            Some(KeyInfo { id, created_at, expires_at, revoked })
+            let node = IssuerKeyId::parse(&id).ok().map(|id| id.node());
+            Some(KeyInfo { id, node, created_at, expires_at, revoked })
         });
         shown.collect()
     }
 
     /// The record stays until the key's time is over, so that its node does not publish it again.
-    async fn revoke_key(&self, id: &str) -> Result<(), PeopleError> {
+    async fn revoke_key(&self, asked: &str) -> Result<(), PeopleError> {
+        let unknown = || PeopleError::NoKey(asked.to_owned());
+        // The name of the key is enough: it is a hash.
+        let is_asked = |id: &String| id == asked || IssuerKeyId::parse(id).is_ok_and(|id| id.name() == asked);
+        let keys = self.store.list(RecordKind::IssuerKey, "", LIST_MAX);
+        let id = &keys.into_iter().map(|(id, _)| id).find(is_asked).ok_or_else(unknown)?;
         for _ in 0..ATTEMPTS_MAX {
-            let unknown = || PeopleError::NoKey(id.to_owned());
             let record = self.store.get(RecordKind::IssuerKey, id).ok_or_else(unknown)?;
             let key = IssuerKeyDocument::from_bytes(&record.body).map_err(|_| unknown())?;
             let revoked = IssuerKeyDocument { revoked: true, ..key }.to_bytes();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keppel_federation::vocabulary::TenantId;
+use keppel_federation::vocabulary::{NodeId, TenantId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Action, RobotScope, Role};
@@ -128,7 +128,7 @@ pub enum PeopleRequest {
     ListKeys,
     /// End all tokens that were signed with a key, in all regions; its node signs with another one from then on.
     RevokeKey {
-        /// Its id.
+        /// Its id, or its own name in it.
         id: String,
     },
 }
@@ -187,6 +187,9 @@ pub struct RobotInfo {
 pub struct KeyInfo {
     /// Its id, as tokens name it.
     pub id: String,
+    /// The node that signs with it; none: an older version published it, and its tokens are refused.
+    #[serde(default)]
+    pub node: Option<NodeId>,
     /// When it was made.
     pub created_at: i64,
     /// When the last token it may have signed is over.

@@ -1,9 +1,9 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use keppel_federation::vocabulary::{AccountName, Region, TenantId};
+use keppel_federation::vocabulary::{AccountName, NodeId, Region, TenantId};
 
 /// What a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,7 +12,7 @@ pub enum RecordKind {
     Tenant,
     /// A user or robot; its id is the subject of its identity.
     User,
-    /// A public key that tokens are signed with; its id is the key's id.
+    /// A public key that tokens are signed with; its id names the node that signs with it.
     IssuerKey,
 }
 
@@ -46,6 +46,8 @@ pub trait Records: Send + Sync + 'static {
     fn get(&self, kind: RecordKind, id: &str) -> Option<Record>;
     /// An account.
     fn get_account(&self, name: &AccountName) -> Option<AccountRecord>;
+    /// Whether a node is a member of the federation, so that tokens that it signs count.
+    fn is_member(&self, node: NodeId) -> bool;
 }
 
 /// What came of a change of a record.
@@ -89,7 +91,7 @@ pub trait RecordStore: Records {
     fn list(&self, kind: RecordKind, after: &str, limit: usize) -> Vec<(String, Record)>;
 }
 
-/// Records of one process: for a registry without users, and for tests.
+/// Records of one process: for a registry without users, and for tests. Every node is a member that was not removed.
 #[derive(Debug, Default)]
 pub struct MemoryRecords {
     inner: Mutex<Inner>,
@@ -100,6 +102,7 @@ struct Inner {
     revision: u64,
     records: BTreeMap<(RecordKind, String), Record>,
     accounts: BTreeMap<AccountName, AccountRecord>,
+    removed: BTreeSet<NodeId>,
 }
 
 impl MemoryRecords {
@@ -129,6 +132,11 @@ impl MemoryRecords {
         inner.accounts.insert(name, record);
     }
 
+    /// Ends the membership of a node.
+    pub fn remove_member(&self, node: NodeId) {
+        self.lock().removed.insert(node);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,6 +149,10 @@ impl Records for MemoryRecords {
 
     fn get_account(&self, name: &AccountName) -> Option<AccountRecord> {
         self.lock().accounts.get(name).cloned()
+    }
+
+    fn is_member(&self, node: NodeId) -> bool {
+        !self.lock().removed.contains(&node)
     }
 }
 

@@ -101,18 +101,18 @@ impl Auth {
         }
     }
 
-    /// Tells who the caller is by the `Authorization` header.
+    /// Tells who the caller at an address is by the `Authorization` header.
     ///
     /// Cancel safety: may be dropped.
     ///
     /// # Errors
     /// [`AuthError`].
-    pub async fn identify(&self, authorization: Option<&str>) -> Result<Caller, AuthError> {
+    pub async fn identify(&self, authorization: Option<&str>, address: IpAddr) -> Result<Caller, AuthError> {
         if let Some(known) = self.recall(authorization) {
             return known;
         }
         match Proof::parse(authorization)? {
-            Proof::Credentials(credentials) => self.by_credentials(&credentials).await,
+            Proof::Credentials(credentials) => self.by_credentials(&credentials, address).await,
             Proof::None => self.anonymous(),
             Proof::Token(token) => self.by_token(token),
         }
@@ -168,8 +168,8 @@ impl Auth {
         self.inner.policies.of(&*self.inner.records, name)
     }
 
-    pub(super) async fn by_credentials(&self, credentials: &Credentials) -> Result<Caller, AuthError> {
-        let login = self.inner.verdicts.decide(&*self.inner.driver, credentials).await?;
+    pub(super) async fn by_credentials(&self, credentials: &Credentials, address: IpAddr) -> Result<Caller, AuthError> {
+        let login = self.inner.verdicts.decide(&*self.inner.driver, credentials, address).await?;
         self.by_login(login)
     }
 

@@ -5,7 +5,7 @@ use super::*;
 use crate::model::policy::{AccountSettings, Secret};
 use crate::model::{Clock as _, ManualClock};
 use data_encoding::BASE64;
-use keppel_federation::vocabulary::RepositoryName;
+use keppel_federation::vocabulary::{NodeId, RepositoryName};
 use serde_json::json;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,8 +18,12 @@ struct Region {
     clock: Arc<ManualClock>,
 }
 
+fn node() -> NodeId {
+    NodeId::from_public_key([1; 32])
+}
+
 fn region_over(records: Arc<MemoryRecords>, clock: Arc<ManualClock>) -> Region {
-    let keys = KeyRing::in_memory(KeyOptions::default(), NOW).unwrap();
+    let keys = KeyRing::in_memory(node(), KeyOptions::default(), NOW).unwrap();
     for (id, document) in keys.documents() {
         records.put(RecordKind::IssuerKey, &id, document.to_bytes());
     }
@@ -88,14 +92,17 @@ async fn basic_credentials_are_checked_once_and_then_from_memory() {
     let Region { auth, .. } = region().await;
     let header = basic("alice", "swordfish");
     assert!(auth.recall(Some(&header)).is_none());
-    auth.identify(Some(&header)).await.unwrap();
+    auth.identify(Some(&header), home()).await.unwrap();
     assert_eq!(allowed(&auth, &header, "acme-prod/web"), Action::ALL);
     assert_eq!(allowed(&auth, &header, "other/web"), []);
     for (username, secret) in [("alice", "wrong"), ("nobody", "swordfish")] {
-        assert_eq!(auth.identify(Some(&basic(username, secret))).await.unwrap_err(), AuthError::InvalidCredentials);
+        assert_eq!(
+            auth.identify(Some(&basic(username, secret)), home()).await.unwrap_err(),
+            AuthError::InvalidCredentials
+        );
     }
     for bad in ["Digest x", "Basic", "Basic ***", "Basic YWJj", "", "Bearer"] {
-        assert!(auth.identify(Some(bad)).await.is_err(), "{bad}");
+        assert!(auth.identify(Some(bad), home()).await.is_err(), "{bad}");
     }
 }
 
@@ -116,8 +123,8 @@ async fn nobody_known_gets_what_anonymous_policies_grant() {
 #[tokio::test]
 async fn hidden_and_absent_repositories_look_the_same() {
     let Region { auth, .. } = region().await;
-    let caller = auth.identify(Some(&basic("alice", "swordfish"))).await.unwrap();
-    for caller in [&caller, &auth.identify(None).await.unwrap()] {
+    let caller = auth.identify(Some(&basic("alice", "swordfish")), home()).await.unwrap();
+    for caller in [&caller, &auth.identify(None, home()).await.unwrap()] {
         let access = |name: &str| auth.access(caller, &name.parse().unwrap(), home());
         assert_eq!(access("other/web"), access("absent/web"));
         assert_eq!(access("other/web"), Access::NONE);
@@ -211,7 +218,7 @@ async fn refresh_tokens_outlive_rotations_of_keys_and_restarts_for_as_long_as_th
     // A node as it starts: keys from its file, public ones in the records.
     let start = || {
         let options = KeyOptions { rotation_seconds: 2 * DAY, ..KeyOptions::default() };
-        let keys = KeyRing::open(&path, options, clock.now()).unwrap();
+        let keys = KeyRing::open(&path, node(), options, clock.now()).unwrap();
         let tokens = Tokens::new(TokenOptions::default(), keys, records.clone(), clock.clone());
         publish(&tokens);
         let driver = Arc::new(LocalDriver::new(records.clone(), quick_hasher(), clock.clone(), 100));
@@ -268,8 +275,8 @@ async fn a_robot_token_ends_with_its_secret_and_reaches_its_own_tenant_only() {
     assert!(auth.recall(Some(&header)).unwrap().is_ok());
     clock.advance(1);
     assert!(auth.recall(Some(&header)).unwrap().is_err(), "the secret that the token came from has ended");
-    assert!(auth.identify(Some(&basic("acme+ci", next.reveal()))).await.is_ok());
-    assert!(auth.identify(Some(&basic("acme+ci", secret.reveal()))).await.is_err());
+    assert!(auth.identify(Some(&basic("acme+ci", next.reveal())), home()).await.is_ok());
+    assert!(auth.identify(Some(&basic("acme+ci", secret.reveal())), home()).await.is_err());
 }
 
 #[tokio::test]
@@ -277,7 +284,7 @@ async fn policies_that_cannot_be_used_close_an_account() {
     let Region { auth, records, .. } = region().await;
     records.put_account("acme-prod".parse().unwrap(), "acme".parse().unwrap(), b"{broken".to_vec());
     let header = basic("alice", "swordfish");
-    auth.identify(Some(&header)).await.unwrap();
+    auth.identify(Some(&header), home()).await.unwrap();
     assert_eq!(allowed(&auth, &header, "acme-prod/web"), []);
     assert!(auth.account(&"acme-prod".parse().unwrap()).is_none());
 }
@@ -285,7 +292,7 @@ async fn policies_that_cannot_be_used_close_an_account() {
 #[tokio::test]
 async fn an_open_registry_asks_nobody_for_anything() {
     let (records, clock) = (Arc::new(MemoryRecords::default()), Arc::new(ManualClock::new(NOW)));
-    let keys = KeyRing::in_memory(KeyOptions::default(), NOW).unwrap();
+    let keys = KeyRing::in_memory(node(), KeyOptions::default(), NOW).unwrap();
     let tokens = Tokens::new(TokenOptions::default(), keys, records.clone(), clock.clone());
     let auth = Auth::new(&AuthOptions::default(), Arc::new(OpenDriver::default()), records, tokens, clock);
     for header in [None, Some("Basic ***"), Some("Bearer x")] {

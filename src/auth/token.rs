@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
+use keppel_federation::vocabulary::{IssuerKeyId, NodeId};
 use quick_cache::Equivalent;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -16,7 +17,7 @@ use crate::model::Clock;
 pub struct TokenOptions {
     /// The name of the service, the same in all regions: tokens are good for it only.
     pub service: String,
-    /// How long an access token is good.
+    /// How long an access token is good. One that is good for longer is refused, so it is the same in all regions.
     pub access_seconds: i64,
     /// How long a refresh token is good; the tail of [`super::KeyOptions`] must be at least as long.
     pub refresh_seconds: i64,
@@ -105,6 +106,8 @@ pub(super) struct Verified {
     /// The most that may be done with it.
     pub(super) limit: ActionSet,
     key_id: String,
+    /// The node that signed it.
+    node: NodeId,
     key_revision: u64,
 }
 
@@ -117,6 +120,8 @@ struct Shown<'a>(&'a str);
 
 /// What is reckoned for each remembered token; where they are larger, fewer are remembered.
 const TOKEN_BYTES_USUAL: u64 = 2048;
+/// The longest id of a key, in bytes.
+const KEY_ID_BYTES_MAX: usize = 160;
 /// How many bytes at the end of a token are hashed to find it.
 const HASHED_BYTES: usize = 32;
 
@@ -200,10 +205,7 @@ impl Tokens {
     /// [`KeyError::Crypto`].
     pub fn issue(&self, mut claims: Claims) -> Result<(String, Claims), KeyError> {
         let now = self.clock.now();
-        let seconds = match claims.kind {
-            TokenKind::Access => self.options.access_seconds,
-            TokenKind::Refresh => self.options.refresh_seconds,
-        };
+        let seconds = self.lifetime(claims.kind);
         claims.iss.clone_from(&self.options.service);
         claims.aud.clone_from(&self.options.service);
         (claims.iat, claims.nbf, claims.exp) = (now, now, claims.exp.min(now.saturating_add(seconds)));
@@ -213,6 +215,14 @@ impl Tokens {
         header.kid = Some(key.id.clone());
         let token = jsonwebtoken::encode(&header, &claims, &key.encoding).map_err(|_| KeyError::Crypto)?;
         Ok((token, claims))
+    }
+
+    /// The longest life of a token, in seconds.
+    fn lifetime(&self, kind: TokenKind) -> i64 {
+        match kind {
+            TokenKind::Access => self.options.access_seconds,
+            TokenKind::Refresh => self.options.refresh_seconds,
+        }
     }
 
     /// Checks a token: form, key, signature, service, use and time. Whether its owner still stands as it says is for
@@ -227,6 +237,7 @@ impl Tokens {
         let remembered = self.cache.get(&Shown(token)).filter(|verified| {
             let record = self.records.get(RecordKind::IssuerKey, &verified.key_id);
             record.is_some_and(|record| record.revision == verified.key_revision)
+                && self.records.is_member(verified.node)
         });
         let verified = match remembered {
             Some(verified) => verified,
@@ -245,13 +256,18 @@ impl Tokens {
         if header.alg != Algorithm::EdDSA {
             return Err(TokenError::Malformed);
         }
-        let key_id = header.kid.filter(|id| id.len() <= 64).ok_or(TokenError::UnknownKey)?;
+        let key_id = header.kid.filter(|id| id.len() <= KEY_ID_BYTES_MAX).ok_or(TokenError::UnknownKey)?;
+        // A key whose node nobody knows, or that is no member any more, signs for nobody.
+        let id = IssuerKeyId::parse(&key_id).map_err(|_| TokenError::UnknownKey)?;
+        if !self.records.is_member(id.node()) {
+            return Err(TokenError::UnknownKey);
+        }
         let record = self.records.get(RecordKind::IssuerKey, &key_id).ok_or(TokenError::UnknownKey)?;
         let key = IssuerKeyDocument::from_bytes(&record.body).map_err(|_| TokenError::UnknownKey)?;
         if key.revoked || key.expires_at <= self.clock.now() {
             return Err(TokenError::UnknownKey);
         }
-        let public = key.public_key().ok_or(TokenError::UnknownKey)?;
+        let public = key.public_key(&id).ok_or(TokenError::UnknownKey)?;
         let decoded = jsonwebtoken::decode::<Claims>(token, &DecodingKey::from_ed_der(&public), &self.validation);
         let claims = decoded.map_err(|error| match error.kind() {
             jsonwebtoken::errors::ErrorKind::InvalidSignature => TokenError::BadSignature,
@@ -260,7 +276,7 @@ impl Tokens {
         let claims = claims.claims;
         let identity = Arc::new(Identity::from_subject(&claims.sub).ok_or(TokenError::Malformed)?);
         let limit = claims.limit.iter().copied().collect();
-        Ok(Verified { claims, identity, limit, key_id, key_revision: record.revision })
+        Ok(Verified { claims, identity, limit, key_id, node: id.node(), key_revision: record.revision })
     }
 
     fn check_claims(&self, claims: &Claims, kind: TokenKind) -> Result<(), TokenError> {
@@ -270,6 +286,10 @@ impl Tokens {
         }
         if claims.exp <= now {
             return Err(TokenError::Expired);
+        }
+        // No node gives out such, unless it was taken over: what it signs must end soon after it is removed.
+        if claims.exp.saturating_sub(claims.iat) > self.lifetime(kind) {
+            return Err(TokenError::TooLasting);
         }
         match claims.nbf > now.saturating_add(leeway) || claims.iat > now.saturating_add(leeway) {
             true => Err(TokenError::TooEarly),
@@ -285,180 +305,4 @@ impl std::fmt::Debug for Tokens {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{KeyOptions, MemoryRecords};
-    use super::*;
-    use crate::model::ManualClock;
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    struct Fixture {
-        tokens: Tokens,
-        records: Arc<MemoryRecords>,
-        clock: Arc<ManualClock>,
-    }
-
-    fn publish(records: &MemoryRecords, tokens: &Tokens) {
-        for (id, document) in tokens.keys().documents() {
-            records.put(RecordKind::IssuerKey, &id, document.to_bytes());
-        }
-    }
-
-    fn fixture() -> Fixture {
-        let (records, clock) = (Arc::new(MemoryRecords::default()), Arc::new(ManualClock::new(1_000_000)));
-        let keys = KeyRing::in_memory(KeyOptions::default(), 1_000_000).unwrap();
-        let tokens = Tokens::new(TokenOptions::default(), keys, records.clone(), clock.clone());
-        publish(&records, &tokens);
-        Fixture { tokens, records, clock }
-    }
-
-    fn claims(kind: TokenKind) -> Claims {
-        Claims {
-            iss: String::new(),
-            sub: "user:alice".into(),
-            aud: String::new(),
-            exp: i64::MAX,
-            nbf: 0,
-            iat: 0,
-            jti: String::new(),
-            access: vec![ScopeClaim { kind: "repository".into(), name: "a/b".into(), actions: vec![Action::Pull] }],
-            kind,
-            epoch: 3,
-            credential: None,
-            limit: Action::ALL.to_vec(),
-        }
-    }
-
-    /// A token with any header and payload, signed by `sign`.
-    fn forge(header: &serde_json::Value, payload: &serde_json::Value, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
-        let part = |value: &serde_json::Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
-        let message = format!("{}.{}", part(header), part(payload));
-        let signature = BASE64URL_NOPAD.encode(&sign(message.as_bytes()));
-        format!("{message}.{signature}")
-    }
-
-    #[test]
-    fn a_token_is_good_for_its_use_until_its_end() {
-        let Fixture { tokens, clock, .. } = fixture();
-        let (access, issued) = tokens.issue(claims(TokenKind::Access)).unwrap();
-        let (refresh, _) = tokens.issue(claims(TokenKind::Refresh)).unwrap();
-        for _ in 0..2 {
-            assert_eq!(tokens.verify(&access, TokenKind::Access).unwrap().claims, issued);
-        }
-        assert_eq!(tokens.verify(&refresh, TokenKind::Access), Err(TokenError::WrongAudience));
-        assert_eq!(tokens.verify(&access, TokenKind::Refresh), Err(TokenError::WrongAudience));
-        clock.advance(599);
-        assert!(tokens.verify(&access, TokenKind::Access).is_ok());
-        clock.advance(1);
-        assert_eq!(tokens.verify(&access, TokenKind::Access), Err(TokenError::Expired));
-        assert!(tokens.verify(&refresh, TokenKind::Refresh).is_ok());
-        clock.advance(-1000);
-        assert_eq!(tokens.verify(&refresh, TokenKind::Refresh), Err(TokenError::TooEarly));
-    }
-
-    #[test]
-    fn a_revoked_or_removed_key_ends_its_tokens_even_remembered_ones() {
-        let Fixture { tokens, records, .. } = fixture();
-        let (token, _) = tokens.issue(claims(TokenKind::Access)).unwrap();
-        assert!(tokens.verify(&token, TokenKind::Access).is_ok());
-        let (id, mut document) = tokens.keys().documents().remove(0);
-        document.revoked = true;
-        records.put(RecordKind::IssuerKey, &id, document.to_bytes());
-        assert_eq!(tokens.verify(&token, TokenKind::Access), Err(TokenError::UnknownKey));
-        publish(&records, &tokens);
-        assert!(tokens.verify(&token, TokenKind::Access).is_ok());
-        records.remove(RecordKind::IssuerKey, &id);
-        assert_eq!(tokens.verify(&token, TokenKind::Access), Err(TokenError::UnknownKey));
-    }
-
-    #[test]
-    fn tokens_are_good_in_other_regions_and_through_a_rotation_of_keys() {
-        let Fixture { tokens, records, clock } = fixture();
-        let elsewhere_keys = KeyRing::in_memory(KeyOptions::default(), 1_000_000).unwrap();
-        let elsewhere = Tokens::new(TokenOptions::default(), elsewhere_keys, records.clone(), clock.clone());
-        let (refresh, _) = tokens.issue(claims(TokenKind::Refresh)).unwrap();
-        assert!(elsewhere.verify(&refresh, TokenKind::Refresh).is_ok());
-        let rotation = KeyOptions::default().rotation_seconds;
-        clock.advance(rotation - 1000);
-        let (late, _) = tokens.issue(claims(TokenKind::Refresh)).unwrap();
-        assert!(tokens.keys().maintain(1_000_000 + rotation - 1000).unwrap());
-        publish(&records, &tokens);
-        clock.advance(KeyOptions::default().lead_seconds + 1000);
-        let (next, _) = tokens.issue(claims(TokenKind::Refresh)).unwrap();
-        for token in [&late, &next] {
-            assert!(elsewhere.verify(token, TokenKind::Refresh).is_ok());
-        }
-        let kid = |token: &str| jsonwebtoken::decode_header(token).unwrap().kid;
-        assert_ne!(kid(&late), kid(&next));
-    }
-
-    #[test]
-    fn confused_algorithms_and_foreign_keys_open_nothing() {
-        let Fixture { tokens, clock, records } = fixture();
-        let (token, issued) = tokens.issue(claims(TokenKind::Access)).unwrap();
-        let (kid, document) = tokens.keys().documents().remove(0);
-        let payload = serde_json::to_value(&issued).unwrap();
-        let public = document.public_key().unwrap();
-        let hmac = |message: &[u8]| {
-            let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &public);
-            aws_lc_rs::hmac::sign(&key, message).as_ref().to_vec()
-        };
-        for header in [
-            json!({"alg": "HS256", "typ": "JWT", "kid": kid}),
-            json!({"alg": "none", "typ": "JWT", "kid": kid}),
-            json!({"alg": "RS256", "typ": "JWT", "kid": kid}),
-            json!({"alg": "ES256", "typ": "JWT", "kid": kid}),
-            json!({"alg": "EdDSA", "typ": "JWT", "kid": kid}),
-            json!({"alg": "EdDSA", "typ": "JWT"}),
-            json!({"alg": "EdDSA", "typ": "JWT", "kid": "../other"}),
-            json!({"typ": "JWT", "kid": kid}),
-        ] {
-            for forged in [forge(&header, &payload, hmac), forge(&header, &payload, |_| Vec::new())] {
-                assert!(tokens.verify(&forged, TokenKind::Access).is_err(), "{header}");
-            }
-        }
-        // A key that brings itself along, and one that nobody published.
-        let stranger = aws_lc_rs::signature::Ed25519KeyPair::generate().unwrap();
-        let x = BASE64URL_NOPAD.encode(aws_lc_rs::signature::KeyPair::public_key(&stranger).as_ref());
-        let header = json!({"alg": "EdDSA", "kid": kid, "jwk": {"kty": "OKP", "crv": "Ed25519", "x": x}});
-        let forged = forge(&header, &payload, |message| stranger.sign(message).as_ref().to_vec());
-        assert_eq!(tokens.verify(&forged, TokenKind::Access), Err(TokenError::BadSignature));
-        let unpublished = KeyRing::in_memory(KeyOptions::default(), 1_000_000).unwrap();
-        let other = Tokens::new(TokenOptions::default(), unpublished, records.clone(), clock.clone());
-        let (foreign, _) = other.issue(claims(TokenKind::Access)).unwrap();
-        assert_eq!(tokens.verify(&foreign, TokenKind::Access), Err(TokenError::UnknownKey));
-        // Another service of the same federation.
-        let options = TokenOptions { service: "other".into(), ..TokenOptions::default() };
-        let keys = KeyRing::in_memory(KeyOptions::default(), 1_000_000).unwrap();
-        let neighbour = Tokens::new(options, keys, records.clone(), clock);
-        publish(&records, &neighbour);
-        let (foreign, _) = neighbour.issue(claims(TokenKind::Access)).unwrap();
-        assert_eq!(tokens.verify(&foreign, TokenKind::Access), Err(TokenError::WrongAudience));
-        assert_eq!(
-            tokens.verify(&format!("{token}{}", "A".repeat(20_000)), TokenKind::Access),
-            Err(TokenError::TooLong)
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn a_token_that_was_changed_anywhere_is_refused(at in any::<prop::sample::Index>(), with in "[A-Za-z0-9._-]") {
-            let Fixture { tokens, .. } = fixture();
-            let (token, issued) = tokens.issue(claims(TokenKind::Access)).unwrap();
-            let at = at.index(token.len());
-            let mut changed = token.clone();
-            changed.replace_range(at..=at, &with);
-            match tokens.verify(&changed, TokenKind::Access) {
-                Ok(read) => prop_assert!(changed == token && read.claims == issued),
-                Err(_) => prop_assert!(changed != token),
-            }
-        }
-
-        #[test]
-        fn no_text_makes_verifying_panic(text in ".{0,200}", parts in "[A-Za-z0-9_.-]{0,200}") {
-            let Fixture { tokens, .. } = fixture();
-            prop_assert!(tokens.verify(&text, TokenKind::Access).is_err());
-            prop_assert!(tokens.verify(&parts, TokenKind::Access).is_err());
-        }
-    }
-}
+mod tests;

@@ -1,7 +1,9 @@
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 
+use super::turns::Turns;
 use super::{AuthDriver, AuthError, Credentials, Login};
 use crate::model::Clock;
 
@@ -23,12 +25,13 @@ pub(super) struct Verdicts {
     accepted_seconds: i64,
     refused_seconds: i64,
     clock: Arc<dyn Clock>,
+    turns: Turns,
 }
 
 impl Verdicts {
     pub(super) fn new(entries_max: usize, accepted_seconds: i64, refused_seconds: i64, clock: Arc<dyn Clock>) -> Self {
         let cache = Cache::new(entries_max.max(16));
-        Self { cache, key: rand::random(), accepted_seconds, refused_seconds, clock }
+        Self { cache, key: rand::random(), accepted_seconds, refused_seconds, clock, turns: Turns::new() }
     }
 
     /// The verdict that is remembered.
@@ -41,8 +44,13 @@ impl Verdicts {
         (verdict.ends_at > self.clock.now()).then(|| answer(&verdict))
     }
 
-    /// The verdict that is remembered, or the driver's.
-    pub(super) async fn decide(&self, driver: &dyn AuthDriver, credentials: &Credentials) -> Result<Login, AuthError> {
+    /// The verdict that is remembered, or the driver's. `address` is where the credentials come from.
+    pub(super) async fn decide(
+        &self,
+        driver: &dyn AuthDriver,
+        credentials: &Credentials,
+        address: IpAddr,
+    ) -> Result<Login, AuthError> {
         let key = self.key_of(driver, credentials);
         loop {
             match self.cache.get_value_or_guard_async(&key).await {
@@ -51,6 +59,7 @@ impl Verdicts {
                     self.cache.remove(&key);
                 }
                 Err(guard) => {
+                    let _turn = self.turns.take(address).await?;
                     let (login, seconds) = match driver.authenticate(credentials).await {
                         Ok(login) => (Some(login), self.accepted_seconds),
                         Err(AuthError::InvalidCredentials) => (None, self.refused_seconds),
@@ -87,7 +96,12 @@ mod tests {
     use super::super::{ActionSet, Identity, Standing};
     use super::*;
     use crate::model::ManualClock;
+    use std::net::Ipv4Addr;
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+    fn home() -> IpAddr {
+        Ipv4Addr::LOCALHOST.into()
+    }
 
     #[derive(Default)]
     struct Counting {
@@ -128,19 +142,19 @@ mod tests {
         let busy = Credentials::new("alice", "busy").unwrap();
         assert!(verdicts.recall(&driver, &right).is_none());
         for _ in 0..3 {
-            assert!(verdicts.decide(&driver, &right).await.is_ok());
-            assert_eq!(verdicts.decide(&driver, &wrong).await, Err(AuthError::InvalidCredentials));
+            assert!(verdicts.decide(&driver, &right, home()).await.is_ok());
+            assert_eq!(verdicts.decide(&driver, &wrong, home()).await, Err(AuthError::InvalidCredentials));
         }
         assert_eq!(driver.checks.load(Ordering::SeqCst), 2);
         clock.advance(11);
         assert!(verdicts.recall(&driver, &wrong).is_none() && verdicts.recall(&driver, &right).is_some());
         clock.advance(60);
-        assert!(verdicts.decide(&driver, &right).await.is_ok());
+        assert!(verdicts.decide(&driver, &right, home()).await.is_ok());
         assert_eq!(driver.checks.load(Ordering::SeqCst), 3);
         driver.stamp.store(1, Ordering::SeqCst);
         assert!(verdicts.recall(&driver, &right).is_none());
         for _ in 0..2 {
-            assert_eq!(verdicts.decide(&driver, &busy).await, Err(AuthError::Overloaded));
+            assert_eq!(verdicts.decide(&driver, &busy, home()).await, Err(AuthError::Overloaded));
         }
         assert_eq!(driver.checks.load(Ordering::SeqCst), 5, "trouble of our own is no verdict");
     }
@@ -150,7 +164,7 @@ mod tests {
         let (driver, clock) = (Counting::default(), Arc::new(ManualClock::new(1000)));
         let verdicts = Verdicts::new(100, 60, 10, clock);
         let right = Credentials::new("alice", "right").unwrap();
-        let all = (0..50).map(|_| verdicts.decide(&driver, &right));
+        let all = (0..50).map(|_| verdicts.decide(&driver, &right, home()));
         for verdict in futures_util::future::join_all(all).await {
             assert!(verdict.is_ok());
         }

@@ -94,7 +94,20 @@ fn regions_banner(nodes: &[RunningNode], data: &Path, ephemeral: bool) -> String
         let _ = writeln!(text, "  {:<4} http://{address}", node.region());
     }
     let first = nodes.first().map_or_else(String::new, |node| node.data().path().display().to_string());
+    let mut hosts = nodes.iter().filter_map(|node| node.addresses().first());
+    if let Some(here) = hosts.next() {
+        let there = hosts.next().unwrap_or(here);
+        let _ = writeln!(text, "\nTry, in another terminal, what you have: push to one, pull from another");
+        let _ = writeln!(text, "  docker pull alpine && docker tag alpine {here}/alpine && docker push {here}/alpine");
+        let _ = writeln!(text, "  docker pull {there}/library/alpine");
+        let (from, to) = ("docker://docker.io/library/alpine", format!("docker://{here}/library/alpine"));
+        let _ = writeln!(text, "  skopeo copy --dest-tls-verify=false {from} {to}");
+        let _ = writeln!(text, "  skopeo copy --src-tls-verify=false docker://{there}/library/alpine oci:alpine");
+    }
     let _ = writeln!(text, "\nSee how it fares: keppel federation status --data {first}");
+    if nodes.len() > 1 {
+        let _ = writeln!(text, "Move an account:  keppel account move library --to us --data {first}");
+    }
     if !ephemeral {
         let _ = writeln!(text, "Data: {}", data.display());
     }

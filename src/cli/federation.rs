@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Failure;
-use super::federation_tables::{accounts_table, copies_table, members_table, status_text};
+use super::federation_tables::{accounts_table, copies_table, invitations_table, members_table, status_text};
 use super::overrides::Overrides;
 use crate::app::admin::{AdminError, Answer, InvitedRole, Request, ask};
 use crate::app::{self, OfflineError};
@@ -43,6 +43,15 @@ enum Command {
         #[arg(long = "for", value_name = "DURATION", default_value = "24h", value_parser = lifetime)]
         lifetime: Duration,
     },
+    /// List the invitations that were made: open ones first. Removing a member takes back those that it made.
+    Invitations {
+        /// Take one back instead: its id, or the beginning of it.
+        #[arg(long, value_name = "ID", conflicts_with = "json")]
+        revoke: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Join the federation that made an invitation; whether this node runs or not.
     Join {
         /// The invitation, or - to read it from standard input.
@@ -50,7 +59,7 @@ enum Command {
     },
     /// List the members.
     Members,
-    /// End a node's membership: it is cut off at once.
+    /// End a node's membership: it is cut off at once. Tokens that it signed and invitations that it made end with it.
     Remove {
         /// Its id, or the beginning of it.
         node: String,
@@ -115,6 +124,10 @@ impl Federation {
         match self.command {
             Command::Init => init(&config),
             Command::Invite { region, role, lifetime } => invite(&config, &region, role, lifetime),
+            Command::Invitations { revoke: Some(id), .. } => {
+                expect_done(&config, &Request::RevokeInvitation { id }, "revoked")
+            }
+            Command::Invitations { json, .. } => invitations(&config, json),
             Command::Join { invitation } => join(&config, &invitation),
             Command::Members => members(&config),
             Command::Remove { node } => expect_done(&config, &Request::Remove { node }, "removed"),
@@ -207,6 +220,20 @@ fn join(config: &Config, invitation: &str) -> Result<(), Failure> {
     };
     println!("joined as node {node} in region {region}");
     Ok(())
+}
+
+fn invitations(config: &Config, json: bool) -> Result<(), Failure> {
+    match ask_node(config, &Request::Invitations)? {
+        Answer::Invitations { invitations } if json => {
+            println!("{}", serde_json::to_string_pretty(&invitations).context("the invitations")?);
+            Ok(())
+        }
+        Answer::Invitations { invitations } => {
+            print!("{}", invitations_table(&invitations));
+            Ok(())
+        }
+        other => Err(unexpected(&other)),
+    }
 }
 
 fn members(config: &Config) -> Result<(), Failure> {

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::app::admin::{AccountInfo, CopyInfo, EagerInfo, FederationStatus, MemberInfo, MemberStatus};
+use keppel_federation::vocabulary::NodeId;
+
+use crate::app::admin::{AccountInfo, CopyInfo, EagerInfo, FederationStatus, InvitationInfo, MemberInfo, MemberStatus};
+use crate::auth::rfc3339;
 
 /// Digits of a node id that a person needs to tell nodes apart.
 const SHORT: usize = 10;
@@ -20,6 +23,28 @@ pub(super) fn members_table(members: &[MemberInfo]) -> String {
         ]
     });
     table(["NODE", "REGION", "ROLE", "ADDRESSES", "API"], rows)
+}
+
+/// The invitations.
+pub(super) fn invitations_table(invitations: &[InvitationInfo]) -> String {
+    let short = |node: &Option<_>| node.map_or_else(|| "-".to_owned(), |node: NodeId| node.short());
+    let row = |invitation: &InvitationInfo| {
+        let state = match (invitation.used_by, invitation.expired) {
+            (Some(_), _) => "used",
+            (None, true) => "expired",
+            (None, false) => "open",
+        };
+        [
+            invitation.id[..SHORT].to_owned(),
+            invitation.region.to_string(),
+            invitation.role.clone(),
+            short(&invitation.issuer),
+            rfc3339(i64::try_from(invitation.expires_at_ms / 1000).unwrap_or(i64::MAX)),
+            state.to_owned(),
+            short(&invitation.used_by),
+        ]
+    };
+    table(["ID", "REGION", "ROLE", "MADE BY", "UNTIL", "STATE", "USED BY"], invitations.iter().map(row))
 }
 
 /// The accounts.

@@ -393,10 +393,16 @@ fn print_json(list: &impl serde::Serialize) -> Result<(), Failure> {
 
 fn keys_table(keys: &[KeyInfo]) -> String {
     let rows = keys.iter().map(|key| {
-        let state = if key.revoked { "revoked" } else { "-" };
-        [key.id.clone(), key.created_at.to_string(), key.expires_at.to_string(), state.to_owned()]
+        let state = match key.node {
+            _ if key.revoked => "revoked",
+            Some(_) => "-",
+            None => "refused: of an older version",
+        };
+        let name = key.id.split_once('/').map_or(&*key.id, |(_, name)| name);
+        let node = key.node.map_or_else(|| "-".to_owned(), |node| node.short());
+        [name.to_owned(), node, key.created_at.to_string(), key.expires_at.to_string(), state.to_owned()]
     });
-    table(["ID", "CREATED", "EXPIRES", "STATE"], rows)
+    table(["ID", "NODE", "CREATED", "EXPIRES", "STATE"], rows)
 }
 
 fn users_table(users: &[UserInfo]) -> String {

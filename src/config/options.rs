@@ -7,9 +7,9 @@ use keppel_federation::claims::{ClaimsOptions, Role};
 use keppel_federation::membership::MembershipOptions;
 use keppel_federation::transport::quic::QuicOptions;
 
-use super::settings::Config;
+use super::settings::{Config, ProxyHeadersName};
 use crate::api::serve::{Listen, ListenAddress, ServerOptions, TlsOptions};
-use crate::api::{ApiOptions, LimitOptions};
+use crate::api::{ApiOptions, LimitOptions, ProxyHeaders};
 use crate::auth::{AuthOptions, KeyOptions, OidcOptions, PasswordOptions, ProviderOptions, TokenOptions};
 use crate::external::ExternalOptions;
 use crate::janitor::{AuditExportOptions, JanitorOptions, ManagedAccountsOptions, Webhook};
@@ -85,6 +85,7 @@ impl Config {
         let settings = &self.external;
         ExternalOptions {
             plain_http_hosts: settings.plain_http_hosts.clone(),
+            forbidden_networks: settings.forbidden_networks.clone(),
             connect_timeout: settings.connect_timeout,
             answer_timeout: settings.answer_timeout,
             stall_timeout: settings.stall_timeout,
@@ -256,6 +257,10 @@ impl Config {
             token_url: self.auth.token_url.clone(),
             public_hosts: http.public_hosts.iter().map(|host| host.0.clone()).collect(),
             trusted_proxies: http.trusted_proxies.clone(),
+            proxy_headers: match http.proxy_headers {
+                ProxyHeadersName::XForwarded => ProxyHeaders::XForwarded,
+                ProxyHeadersName::Forwarded => ProxyHeaders::Forwarded,
+            },
             limits: LimitOptions {
                 blob_pulls: self.limits.blob_pulls,
                 blob_pushes: self.limits.blob_pushes,

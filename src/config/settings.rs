@@ -10,6 +10,7 @@ use crate::api::serve::ListenAddress;
 use crate::api::{RateLimit, TrustedProxy};
 use crate::auth::{GroupRule, HtpasswdGrant, WorkloadRule};
 use crate::model::policy::Secret;
+use ipnet::IpNet;
 
 use super::table::{Assembler, Key, Section, sections};
 use super::value::{ByteSize, HostName, UdpAddress, choice};
@@ -35,6 +36,16 @@ choice! {
         Local = "local",
         /// Those whom an OpenID Connect provider knows, and those of "local".
         Oidc = "oidc",
+    }
+}
+
+choice! {
+    /// The headers in which proxies tell whom they speak for.
+    ProxyHeadersName: "a family of headers: write \"x-forwarded\" or \"forwarded\"" {
+        /// Those that begin with X-Forwarded.
+        XForwarded = "x-forwarded",
+        /// The one of RFC 7239.
+        Forwarded = "forwarded",
     }
 }
 
@@ -97,9 +108,12 @@ sections! {
         http2_streams_max: usize = 256, from 1 to 10000;
         /// What clients are told about the least size of an upload's chunks. A hint, smaller ones are taken.
         upload_chunk_min: ByteSize = "1MiB", from "1B" to "1GiB";
-        /// Proxies whose word is taken for where requests come from (X-Forwarded-For, X-Forwarded-Proto,
-        /// X-Forwarded-Host, Forwarded): networks, addresses, or "unix" for those that come through a Unix socket.
+        /// Proxies whose word is taken for where requests come from: networks, addresses, or "unix" for those that come
+        /// through a Unix socket.
         trusted_proxies: Vec<TrustedProxy> = [];
+        /// What these proxies write: "x-forwarded" (X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host) or "forwarded"
+        /// (RFC 7239). The other family is what clients write, and is not believed.
+        proxy_headers: ProxyHeadersName = "x-forwarded";
         /// Tags that one push may set with ?tag=.
         tags_per_push_max: usize = 100, from 1 to 1000;
     }
@@ -232,11 +246,15 @@ sections! {
 
     /// Accounts that mirror a registry outside the federation: strategy "from_external_on_first_use".
     external: ExternalSettings {
-        /// Hosts of such registries that are spoken to in plain HTTP, with or without a port. All others have to speak
-        /// HTTPS.
+        /// Hosts of such registries that are spoken to in plain HTTP, with a port, or without one for all of their ports.
+        /// All others have to speak HTTPS.
         plain_http_hosts: Vec<String> = [];
         /// Certificates to trust for such registries besides those of the system, in PEM.
         ca_file: Option<PathBuf> = "", example "/etc/keppel/registries.pem";
+        /// Where such registries, and what they refer to, must not be, unless plain_http_hosts names them: whoever may
+        /// make accounts could otherwise have this machine's own services asked, or its cloud's. Add the networks of
+        /// services that tenants must not reach.
+        forbidden_networks: Vec<IpNet> = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "::/127", "fe80::/10"];
         /// How long a tag holds before the registry is asked again what it names.
         tag_freshness: Duration = "1m", from "0s" to "30d";
         /// How long something that the registry does not have is not looked for again.

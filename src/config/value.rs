@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use keppel_federation::membership::seeds::Seed;
 use keppel_federation::vocabulary::{AccountName, Region};
 
@@ -264,23 +265,6 @@ impl Value for AccountName {
     }
 }
 
-/// What the users of a password file are by office.
-impl Value for HtpasswdGrant {
-    fn expected() -> String {
-        "a grant: write \"<user>=operator\" or \"<user>=<auth tenant>:<role>\" with the role viewer, editor or admin; * is \
-         every user"
-            .to_owned()
-    }
-
-    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
-        raw.text()?.parse().ok()
-    }
-
-    fn to_toml(&self) -> String {
-        quoted(&self.to_string())
-    }
-}
-
 /// The name of a host, without a port, in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostName(pub String);
@@ -338,46 +322,27 @@ impl Value for UdpAddress {
     }
 }
 
-impl Value for Seed {
-    fn expected() -> String {
-        "a host and a port, such as \"eu.registry.example:7000\"".to_owned()
-    }
-
-    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
-        raw.text()?.trim().parse().ok()
-    }
-
-    fn to_toml(&self) -> String {
-        quoted(&self.to_string())
-    }
+/// Types that are read from a text and written as one by themselves.
+macro_rules! parsed {
+    ($($name:ty: $expected:literal;)*) => {$(
+        impl Value for $name {
+            fn expected() -> String { $expected.to_owned() }
+            fn read(raw: &Raw, _folder: &Path) -> Option<Self> { raw.text()?.trim().parse().ok() }
+            fn to_toml(&self) -> String { quoted(&self.to_string()) }
+        }
+    )*};
 }
 
-impl Value for TrustedProxy {
-    fn expected() -> String {
-        "a network, an address or \"unix\", such as \"10.0.0.0/8\"".to_owned()
-    }
-
-    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
-        raw.text()?.parse().ok()
-    }
-
-    fn to_toml(&self) -> String {
-        quoted(&self.to_string())
-    }
-}
-
-impl Value for RateLimit {
-    fn expected() -> String {
-        "a limit: write \"LIMIT/WINDOW burst BURST\" with window s, m or h, such as \"1000/m burst 200\"".to_owned()
-    }
-
-    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
-        raw.text()?.parse().ok()
-    }
-
-    fn to_toml(&self) -> String {
-        quoted(&self.to_string())
-    }
+parsed! {
+    HtpasswdGrant: "a grant: write \"<user>=operator\" or \"<user>=<auth tenant>:<role>\" with the role viewer, editor or admin; * is \
+         every user";
+    Seed: "a host and a port, such as \"eu.registry.example:7000\"";
+    TrustedProxy: "a network, an address or \"unix\", such as \"10.0.0.0/8\"";
+    IpNet: "a network, such as \"10.0.0.0/8\"";
+    RateLimit: "a limit: write \"LIMIT/WINDOW burst BURST\" with window s, m or h, such as \"1000/m burst 200\"";
+    GroupRule: "what a group is: write \"GROUP=operator\" or \"GROUP=TENANT:ROLE\", with viewer, editor or admin";
+    WorkloadRule: "a rule about workloads: write words such as \"issuer=https://ci.example.org audience=keppel \
+         claim.sub=repo:acme/.* robot=acme+ci allow=pull+push repository=web account=acme-prod\"";
 }
 
 /// It is written back as asterisks: nothing that shows a configuration shows it.
@@ -392,36 +357,6 @@ impl Value for Secret {
 
     fn to_toml(&self) -> String {
         quoted("***")
-    }
-}
-
-impl Value for GroupRule {
-    fn expected() -> String {
-        "what a group is: write \"GROUP=operator\" or \"GROUP=TENANT:ROLE\", with viewer, editor or admin".to_owned()
-    }
-
-    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
-        raw.text()?.parse().ok()
-    }
-
-    fn to_toml(&self) -> String {
-        quoted(&self.to_string())
-    }
-}
-
-impl Value for WorkloadRule {
-    fn expected() -> String {
-        "a rule about workloads: write words such as \"issuer=https://ci.example.org audience=keppel \
-         claim.sub=repo:acme/.* robot=acme+ci allow=pull+push repository=web account=acme-prod\""
-            .to_owned()
-    }
-
-    fn read(raw: &Raw, _folder: &Path) -> Option<Self> {
-        raw.text()?.parse().ok()
-    }
-
-    fn to_toml(&self) -> String {
-        quoted(&self.to_string())
     }
 }
 

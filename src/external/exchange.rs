@@ -179,6 +179,12 @@ impl ExternalClient {
             let response = self.send_once(request.method.clone(), url.clone(), headers).await?;
             let location = match response.status().as_u16() {
                 301 | 302 | 303 | 307 | 308 => response.headers().get(LOCATION),
+                401 if url.origin() != first.origin() => {
+                    // It would get the registry's password if it named a token service of its own.
+                    let host = url.host_str().unwrap_or_default();
+                    let reason = format!("it sends us to {host:?}, which wants a login; that is for the registry only");
+                    return Err(ExternalError::unusable(reason));
+                }
                 _ => return Ok(response),
             };
             let target = location.and_then(|location| location.to_str().ok()).and_then(|text| url.join(text).ok());

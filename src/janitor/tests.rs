@@ -60,8 +60,8 @@ impl AccountClaims for Ruled {
         true
     }
 
-    fn majority_age(&self) -> Option<std::time::Duration> {
-        Some(std::time::Duration::ZERO)
+    fn majority_asked_at(&self) -> Option<std::time::Duration> {
+        Some(keppel_federation::vocabulary::uptime())
     }
 
     async fn confirm_majority(&self) -> bool {

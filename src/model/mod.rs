@@ -10,7 +10,7 @@ mod manifest;
 mod media_type;
 pub mod policy;
 mod set_sum;
-mod uptime;
+mod shares;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use descriptor::Descriptor;
@@ -18,4 +18,6 @@ pub use image_config::ImageConfig;
 pub use manifest::{ManifestDescription, ManifestError};
 pub use media_type::ManifestKind;
 pub use set_sum::SetSum;
-pub use uptime::uptime;
+pub use shares::{Share, Shares};
+
+pub use keppel_federation::vocabulary::uptime;

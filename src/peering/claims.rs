@@ -72,16 +72,12 @@ impl AccountClaims for FederationClaims {
         (claimed.owner == self.federation.node()).then_some(claimed.epoch)
     }
 
-    fn claim_of(&self, account: &AccountName) -> Option<u64> {
-        self.federation.state().account(account).map(|claimed| claimed.created_at_ms)
-    }
-
     fn version(&self) -> u64 {
         self.federation.state().applied()
     }
 
-    fn majority_age(&self) -> Option<Duration> {
-        self.federation.majority_contact_age()
+    fn majority_asked_at(&self) -> Option<Duration> {
+        self.federation.majority_asked_at()
     }
 
     async fn confirm_majority(&self) -> bool {

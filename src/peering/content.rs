@@ -13,7 +13,7 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, Repo
 use super::messages::{Answer, ExternalAnswer, Question, ReferrerItem, Refusal, Target, decode, encode};
 use super::succession;
 use crate::external::{ExternalManifest, ManifestAnswer};
-use crate::registry::{BlobOpening, GATHERED_MAX, ManifestTarget, Registry, RegistryError};
+use crate::registry::{BlobOpening, GATHERED_MAX, ManifestTarget, Registry, RegistryError, RemoteBlob};
 
 /// The most that one question gets of a blob.
 const PART_MAX_BYTES: u64 = 4 << 20;
@@ -69,12 +69,11 @@ impl RegistryContent {
                 let opening = BlobOpening { beginning_bytes, with_tree, to_lead };
                 let blob = registry.open_blob_for(from, &repository, &digest, opening, FETCH_PATIENCE).await?;
                 count_sent(from, blob.beginning.len() + blob.tree.len());
-                Ok(Answer::OpenedBlob {
-                    size_bytes: blob.size_bytes,
-                    blake3: blob.root,
-                    outboard: blob.tree.to_vec(),
-                    beginning: blob.beginning.to_vec(),
-                    holders: blob.holders,
+                let RemoteBlob { size_bytes, root: blake3, tree, beginning, proof, holders } = blob;
+                let (outboard, beginning) = (tree.to_vec(), beginning.to_vec());
+                Ok(match proof.is_empty() {
+                    true => Answer::OpenedBlob { size_bytes, blake3, outboard, beginning, holders },
+                    false => Answer::OpenedWithProof { size_bytes, blake3, outboard, beginning, proof, holders },
                 })
             }
             Question::FlightPart { repository, digest, offset, size_bytes, wait_ms } => {

@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::content::BACKLOGS_MAX;
-use super::ending::Endings;
 use super::messages::{Answer, Question, decode, encode};
 use super::refusals::reason_of;
 use super::succession::{self, Roles};
@@ -35,6 +34,8 @@ const ACCOUNTS_STEP: usize = 1000;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(4);
 /// Between two questions how many bytes are not here yet.
 const BACKLOG_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the gauges are set.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// When a node is asked again that refused.
@@ -80,15 +81,15 @@ struct Shared {
     federation: Federation,
     registry: Registry,
     lease: Duration,
-    /// What is to be followed of each node.
-    accounts: Mutex<HashMap<NodeId, BTreeSet<AccountName>>>,
+    /// What is to be followed of each node. The same sets as before, where nothing has changed.
+    accounts: Mutex<HashMap<NodeId, Arc<BTreeSet<AccountName>>>>,
 }
 
 /// Tends the leases and keeps a conversation with each node that there is something to follow of.
 async fn run(shared: Arc<Shared>) {
     let mut conversations = JoinSet::new();
     let mut talking = BTreeSet::new();
-    let (mut roles, mut endings) = (Roles::default(), Endings::default());
+    let mut roles = Roles::default();
     let mut replicas_at = Instant::now();
     let interval = TEND_INTERVAL.min(shared.lease / 8);
     loop {
@@ -100,9 +101,7 @@ async fn run(shared: Arc<Shared>) {
             shared.want_replicas();
         }
         succession::tend(&shared.federation, &shared.registry, &mut roles);
-        let (nodes, over) = shared.plan();
-        endings.tend(&shared.federation, &shared.registry, over);
-        for node in nodes {
+        for node in shared.plan().await {
             if talking.insert(node) {
                 let shared = shared.clone();
                 conversations.spawn(async move {
@@ -144,8 +143,8 @@ impl Shared {
         }
     }
 
-    /// Sorts the followed accounts by their primaries; gives these, and the accounts that seem to be no longer to be followed.
-    fn plan(&self) -> (Vec<NodeId>, Vec<AccountName>) {
+    /// Sorts the followed accounts by their primaries, and ends what is no longer to be followed.
+    async fn plan(&self) -> Vec<NodeId> {
         let (state, node) = (self.federation.state(), self.federation.node());
         let mut accounts: HashMap<NodeId, BTreeSet<AccountName>> = HashMap::new();
         let mut over = Vec::new();
@@ -153,21 +152,33 @@ impl Shared {
             match state.account(&account) {
                 // What was recorded here before it became a copy is sorted out first, and the other way round.
                 Some(_) if self.registry.is_between_roles(&account) => {}
-                Some(claimed) if claimed.owner == node || self.registry.is_of_former_account(&account) => {
-                    over.push(account);
-                }
+                Some(claimed) if claimed.owner == node => over.push((account, false)),
                 Some(claimed) => drop(accounts.entry(claimed.owner).or_default().insert(account)),
                 // A node that has just joined does not know yet what there is.
                 None if state.member(node).is_none() => {}
-                None => over.push(account),
+                None => over.push((account, true)),
             }
         }
         let nodes = accounts.keys().copied().collect();
-        *self.accounts.lock().unwrap_or_else(PoisonError::into_inner) = accounts;
-        (nodes, over)
+        {
+            let mut planned = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+            planned.retain(|node, _| accounts.contains_key(node));
+            for (node, accounts) in accounts {
+                let known = planned.entry(node).or_default();
+                if **known != accounts {
+                    *known = Arc::new(accounts);
+                }
+            }
+        }
+        for (account, gone) in over {
+            if let Err(error) = self.registry.unfollow(&account, gone).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, %account, "an account is still followed");
+            }
+        }
+        nodes
     }
 
-    fn accounts_of(&self, node: NodeId) -> BTreeSet<AccountName> {
+    fn accounts_of(&self, node: NodeId) -> Arc<BTreeSet<AccountName>> {
         let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         accounts.get(&node).cloned().unwrap_or_default()
     }
@@ -184,18 +195,26 @@ struct Conversation {
     pause: Duration,
     /// It is not asked before this how many bytes are not here yet.
     backlog_at: Instant,
+    /// The gauges are not set before this.
+    measure_at: Instant,
 }
 
 struct Session {
     id: u64,
     is_first: bool,
     told: HashMap<AccountName, Place>,
+    /// What is followed of the node, as it was told.
+    accounts: Arc<BTreeSet<AccountName>>,
+    /// Changes of places up to this one were looked at.
+    seen: u64,
+    /// What is to be followed has changed, or is put off, or no longer: all places are looked at.
+    is_whole: bool,
 }
 
 impl Conversation {
     fn new(shared: Arc<Shared>, node: NodeId) -> Self {
-        let (put_off, backlog_at) = (HashMap::new(), Instant::now());
-        Self { shared, node, session: None, last_id: 0, put_off, pause: PAUSE_MIN, backlog_at }
+        let (put_off, now) = (HashMap::new(), Instant::now());
+        Self { shared, node, session: None, last_id: 0, put_off, pause: PAUSE_MIN, backlog_at: now, measure_at: now }
     }
 
     /// Goes on until there is nothing to follow any more.
@@ -209,7 +228,10 @@ impl Conversation {
             if asked.is_ok() {
                 self.ask_backlog().await;
             }
-            self.measure();
+            if self.measure_at <= Instant::now() {
+                self.measure_at = Instant::now() + MEASURE_INTERVAL;
+                self.measure();
+            }
             let pause = match asked {
                 Ok(()) => {
                     self.pause = PAUSE_MIN;
@@ -230,22 +252,27 @@ impl Conversation {
     }
 
     /// One question and its answer, applied.
-    async fn ask(&mut self, accounts: BTreeSet<AccountName>) -> Result<(), Trouble> {
+    async fn ask(&mut self, accounts: Arc<BTreeSet<AccountName>>) -> Result<(), Trouble> {
         let (registry, wait) = (self.shared.registry.clone(), self.shared.lease / 5);
-        let now = Instant::now();
+        let (now, was_put_off) = (Instant::now(), self.put_off.len());
         self.put_off.retain(|_, until| *until > now);
-        let mut places = registry.copy_places();
-        places.retain(|(account, _)| accounts.contains(account) && !self.put_off.contains_key(account));
+        let put_off = &self.put_off;
         let session = match &mut self.session {
             Some(session) => session,
             None => {
                 // Whatever was promised before is void once the node hears of the new session.
                 registry.begin_copy_session(self.node);
                 self.last_id = session_id().max(self.last_id + 1);
-                self.session.insert(Session { id: self.last_id, is_first: true, told: HashMap::new() })
+                self.session.insert(Session::new(self.last_id))
             }
         };
+        session.is_whole |= put_off.len() != was_put_off || !Arc::ptr_eq(&session.accounts, &accounts);
+        session.accounts = accounts.clone();
+        let (seen, mut places) = registry.copy_places_since(if session.is_whole { 0 } else { session.seen });
+        places.retain(|(account, _)| accounts.contains(account) && !put_off.contains_key(account));
+        session.seen = seen;
         let request = session.request(places, wait);
+        registry.drop_from_copy_session(self.node, &request.dropped);
         let sent = uptime();
         let question = encode(&Question::Follow(request));
         metrics::counter!("keppel_questions_total", "kind" => "follow").increment(1);
@@ -266,15 +293,6 @@ impl Conversation {
             if !accounts.contains(&account) {
                 continue;
             }
-            if matches!(news.what, NewsKind::Page { .. } | NewsKind::Resync)
-                && let Some(epoch) = registry.copy_of_before(&account, self.node)
-            {
-                // Listed from the beginning, and not before it is known what that may take away.
-                if let Some(pause) = self.settle(&account, epoch).await {
-                    self.put_off.insert(account, Instant::now() + pause);
-                }
-                continue;
-            }
             let applied = registry.apply_news(self.node, news).await;
             let pause = match applied {
                 Ok(()) if not_primary => NOT_PRIMARY_PAUSE,
@@ -283,22 +301,14 @@ impl Conversation {
             };
             // The node is told with the next question, and waits for this account no longer.
             self.put_off.insert(account, Instant::now() + pause);
+            if let Some(session) = &mut self.session {
+                session.is_whole = true;
+            }
         }
         if lease_ms > 0 {
             registry.renew_copy_lease(self.node, sent + Duration::from_millis(lease_ms.into()));
         }
         Ok(())
-    }
-
-    /// Finds out whether the primary had all that another one told before in this epoch. Gives how long the account is to be
-    /// left alone when that cannot be said now.
-    async fn settle(&self, account: &AccountName, epoch: u64) -> Option<Duration> {
-        let Shared { federation, registry, .. } = &*self.shared;
-        let Some(place) = succession::find_place(federation, registry, account, epoch + 1).await else {
-            return Some(NOT_PRIMARY_PAUSE);
-        };
-        let settled = registry.settle_copy(account, self.node, place).await;
-        settled.err().map(|error| self.report(account, &error))
     }
 
     /// Asks how much is not here yet of accounts that are behind, now and then.
@@ -340,17 +350,24 @@ impl Conversation {
 }
 
 impl Session {
-    /// The next question, with what has changed since the one before.
+    fn new(id: u64) -> Self {
+        Self { id, is_first: true, told: HashMap::new(), accounts: Arc::default(), seen: 0, is_whole: true }
+    }
+
+    /// The next question, with what has changed since the one before. `places`: all, or, unless [`Self::is_whole`], some
+    /// among which all are that have changed.
     fn request(&mut self, places: Vec<(AccountName, Place)>, wait: Duration) -> FollowRequest {
         let mut dropped: Vec<AccountName> = Vec::new();
-        let followed: BTreeSet<&AccountName> = places.iter().map(|(account, _)| account).collect();
-        self.told.retain(|account, _| {
-            let stays = followed.contains(account);
-            if !stays {
-                dropped.push(account.clone());
-            }
-            stays
-        });
+        if std::mem::take(&mut self.is_whole) {
+            let followed: BTreeSet<&AccountName> = places.iter().map(|(account, _)| account).collect();
+            self.told.retain(|account, _| {
+                let stays = followed.contains(account);
+                if !stays {
+                    dropped.push(account.clone());
+                }
+                stays
+            });
+        }
         let mut changed = places;
         changed.retain(|(account, place)| self.told.get(account) != Some(place));
         self.told.extend(changed.iter().cloned());
@@ -391,14 +408,19 @@ mod tests {
     #[test]
     fn a_session_tells_all_places_first_and_then_what_changed() {
         let account = |name: &str| AccountName::parse(name).unwrap();
-        let mut session = Session { id: 3, is_first: true, told: HashMap::new() };
+        let mut session = Session::new(3);
         let places = vec![(account("acme"), listing("a")), (account("other"), listing("b"))];
         let first = session.request(places.clone(), Duration::from_secs(1));
         assert_eq!((first.session, first.is_first, first.wait_ms, &first.places), (3, true, 1000, &places));
         let next = vec![(account("acme"), listing("a")), (account("more"), listing("c"))];
+        session.is_whole = true;
         let second = session.request(next.clone(), Duration::from_secs(1));
         assert_eq!((second.is_first, &second.places[..], second.dropped), (false, &next[1..], vec![account("other")]));
         let third = session.request(next, Duration::from_secs(1));
         assert!(third.places.is_empty() && third.dropped.is_empty());
+        // Only some were looked at: the others are followed all the same.
+        let some = vec![(account("acme"), listing("d"))];
+        let fourth = session.request(some.clone(), Duration::from_secs(1));
+        assert!(fourth.places == some && fourth.dropped.is_empty());
     }
 }

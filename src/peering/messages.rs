@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::external::ExternalError;
 use crate::metadata::{Cursor, PulledNames, RepositorySums};
-use crate::registry::{FollowAnswer, FollowRequest, Progress, Readiness};
+use crate::registry::{FollowAnswer, FollowRequest, Progress, Readiness, RemoteBlob};
+use crate::storage::GROUP_BYTES;
 
 const VERSION: u8 = 1;
 
@@ -64,7 +65,8 @@ pub(super) enum Question {
     External { repository: RepositoryName, reference: String, known: Option<Digest> },
     /// About one primary after another.
     Succession(SuccessionQuestion),
-    /// What a blob is, and its first bytes; `to_lead`: where it is not there, it is to be fetched.
+    /// What a blob is, and its first bytes; `to_lead`: where it is not there, it is to be fetched. Beginnings that are no
+    /// whole groups come with a proof, from nodes that are not older than that.
     OpenBlob { repository: RepositoryName, digest: Digest, beginning_bytes: u64, with_tree: bool, to_lead: bool },
     /// Some of its bytes, which may be on their way: they are waited for.
     FlightPart { repository: RepositoryName, digest: Digest, offset: u64, size_bytes: u64, wait_ms: u32 },
@@ -214,6 +216,35 @@ pub(super) enum Answer {
         items: Vec<String>,
         more: bool,
     },
+    /// Like `OpenedBlob` with a beginning that is no whole group, and what proves it.
+    OpenedWithProof {
+        size_bytes: u64,
+        blake3: [u8; 32],
+        outboard: Vec<u8>,
+        beginning: Vec<u8>,
+        proof: Vec<[u8; 32]>,
+        holders: Vec<NodeId>,
+    },
+}
+
+impl Answer {
+    /// What it says of a blob, where that was asked.
+    pub(super) fn into_blob(self) -> Option<RemoteBlob> {
+        let (size_bytes, root, outboard, beginning, proof, holders) = match self {
+            Self::OpenedWithProof { size_bytes, blake3, outboard, beginning, proof, holders } => {
+                (size_bytes, blake3, outboard, beginning, proof, holders)
+            }
+            Self::OpenedBlob { size_bytes, blake3, outboard, mut beginning, holders } => {
+                // An older node does not prove what is no whole group.
+                if beginning.len() as u64 != size_bytes && !(beginning.len() as u64).is_multiple_of(GROUP_BYTES) {
+                    beginning.clear();
+                }
+                (size_bytes, blake3, outboard, beginning, Vec::new(), holders)
+            }
+            _ => return None,
+        };
+        Some(RemoteBlob { size_bytes, root, tree: outboard.into(), beginning: beginning.into(), proof, holders })
+    }
 }
 
 /// What a registry outside said.
@@ -359,6 +390,20 @@ mod tests {
         assert_eq!(decode::<Question>(&encode(&question())), Ok(question()));
         let answer = Answer::Refused(Refusal::BlobUnknown { digest: Digest::from_sha256([7; 32]) });
         assert_eq!(decode::<Answer>(&encode(&answer)), Ok(answer));
+    }
+
+    #[test]
+    fn a_beginning_that_an_older_node_does_not_prove_is_left_out() {
+        let opened = |beginning: usize, size_bytes: u64| {
+            let beginning = vec![7; beginning];
+            let answer =
+                Answer::OpenedBlob { size_bytes, blake3: [1; 32], outboard: vec![], beginning, holders: vec![] };
+            answer.into_blob().unwrap().beginning.len()
+        };
+        assert_eq!(opened(8192, 1 << 20), 0);
+        assert_eq!(opened(8192, 8192), 8192);
+        assert_eq!(opened(256 << 10, 1 << 20), 256 << 10);
+        assert!(Answer::Deleted.into_blob().is_none());
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keppel_federation::Federation;
 use keppel_federation::claims::{DocumentKind, Opaque, Outcome};
-use keppel_federation::vocabulary::AccountName;
+use keppel_federation::vocabulary::{AccountName, NodeId};
 
 use crate::auth::{AccountRecord, Record, RecordError, RecordKind, RecordOutcome, RecordStore, Records};
 
@@ -34,6 +34,7 @@ impl FederationRecords {
             Outcome::Stored { .. } | Outcome::Done => Ok(RecordOutcome::Done),
             Outcome::Conflict { .. } | Outcome::NotFound => Ok(RecordOutcome::Conflict),
             Outcome::Refused(refusal) => Err(RecordError(refusal.to_string())),
+            Outcome::NotMember { .. } => Err(RecordError("the node is no longer a member of the federation".into())),
             other => Err(RecordError(format!("the federation answered {other:?}"))),
         }
     }
@@ -62,6 +63,10 @@ impl Records for FederationRecords {
             settings: account.settings.0.clone(),
             settings_revision: account.settings_revision,
         })
+    }
+
+    fn is_member(&self, node: NodeId) -> bool {
+        self.federation.state().member(node).is_some()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName, StorageKey, UploadId};
 
 use super::{Inner, RegistryError};
-use crate::metadata::{NewBlob, Usage};
+use crate::metadata::{BlobId, MetadataError, NewBlob, Usage, WriteTransaction};
 use crate::storage::{FinishError, Upload};
 
 /// What an account has of the bytes of a blob.
@@ -37,14 +37,28 @@ impl Inner {
         digest: Digest,
         session: Option<&UploadId>,
     ) -> Result<(), RegistryError> {
+        self.store_telling(upload, repository, digest, session, || {}).await
+    }
+
+    /// The same; `is_right` is called once the bytes are known to be those that the digest names, before they are durable.
+    pub(super) async fn store_telling(
+        self: &Arc<Self>,
+        upload: Upload,
+        repository: &RepositoryName,
+        digest: Digest,
+        session: Option<&UploadId>,
+        is_right: impl FnOnce() + Send,
+    ) -> Result<(), RegistryError> {
         let (account, key) = (repository.account(), StorageKey::from(upload.id()));
         let _shield = self.in_progress.blob(&key);
-        let (stored, lost) = match self.known_bytes(&account, &digest).await? {
-            KnownBytes::None => (upload.finish(key.clone(), &digest).await, None),
-            KnownBytes::Lost(lost) => (upload.finish(key.clone(), &digest).await, Some(lost)),
+        let known = self.known_bytes(&account, &digest).await?;
+        let checked = upload.check(&digest).await.map_err(refusal)?;
+        is_right();
+        let (stored, lost) = match known {
+            KnownBytes::None => (checked.publish(key.clone()).await, None),
+            KnownBytes::Lost(lost) => (checked.publish(key.clone()).await, Some(lost)),
             KnownBytes::Whole(kept) => {
                 // They need not be made durable once more, if they stay until the blob is mounted.
-                let checked = upload.check(&digest).await.map_err(refusal)?;
                 let mounted = self.mount_known(repository.clone(), digest, kept, session.cloned()).await;
                 if let Ok(false) = mounted {
                     (checked.publish(key.clone()).await, None)
@@ -103,19 +117,35 @@ impl Inner {
         self.metadata
             .write(move |transaction| {
                 let now = inner.clock.now();
-                let account = inner.account_for_push(transaction, &repository.account())?;
+                let name = repository.account();
+                let account = inner.account_for_push(transaction, &name)?;
                 let known = transaction.get_account_blob(account, &digest)?;
                 let Some(known) = known.filter(|known| known.is_sound && known.storage_key == kept) else {
                     return Ok(false);
                 };
                 let repository = transaction.ensure_repository(account, &repository, now)?;
                 transaction.ensure_mount(repository, known.id, now)?;
+                inner.keep_pushed(transaction, &name, known.id)?;
                 if let Some(session) = session {
                     transaction.delete_upload(&session)?;
                 }
                 Ok(true)
             })
             .await
+    }
+
+    /// Notes that a blob was pushed here, for an account of another region: whether or not it had been pulled before, it
+    /// stays, since its primary may not have it.
+    fn keep_pushed(
+        &self,
+        transaction: &WriteTransaction<'_>,
+        account: &AccountName,
+        blob: BlobId,
+    ) -> Result<(), MetadataError> {
+        match self.is_copy(account) {
+            true => transaction.keep_pulled(blob),
+            false => Ok(()),
+        }
     }
 
     /// Records a blob and mounts it; says whether its bytes are needed.
@@ -149,6 +179,7 @@ impl Inner {
                     }
                 };
                 transaction.ensure_mount(repository, id, now)?;
+                inner.keep_pushed(transaction, &name, id)?;
                 if let Some(session) = session {
                     transaction.delete_upload(&session)?;
                 }

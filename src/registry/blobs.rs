@@ -118,7 +118,7 @@ impl Registry {
         };
         let (size_bytes, place) = match to_read {
             true => {
-                let flight = self.inner.flights.join(elsewhere, repository, digest).await?;
+                let flight = self.inner.join_flight(elsewhere, repository, digest).await?;
                 (flight.size_bytes(), Place::OnTheWay(flight))
             }
             false => {
@@ -126,7 +126,7 @@ impl Registry {
                 (size_bytes, Place::There)
             }
         };
-        self.inner.want_copy(&repository.account());
+        self.inner.copies.want(&repository.account());
         Ok(BlobInfo { digest: *digest, size_bytes, repository: repository.clone(), place })
     }
 

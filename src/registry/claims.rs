@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use keppel_federation::vocabulary::AccountName;
 
 use super::AccountRules;
+use crate::model::uptime;
 
 /// Why this node may not take pushes for an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,21 +54,14 @@ pub trait AccountClaims: Send + Sync + 'static {
         None
     }
 
-    /// Which claim of the name this is: the same as long as the account is, whoever is its primary, and another one when the
-    /// name is claimed again. `None`: nobody has claimed it, as far as this node knows. From memory: it is asked inside
-    /// transactions.
-    fn claim_of(&self, _: &AccountName) -> Option<u64> {
-        None
-    }
-
     /// Grows whenever who is primary may have changed. From memory.
     fn version(&self) -> u64 {
         0
     }
 
-    /// How long ago a majority of the federation was last known to stand behind what this node knows; `None`: not since
-    /// it started.
-    fn majority_age(&self) -> Option<Duration>;
+    /// The last moment, as uptime, at which a majority of the federation is known to have stood behind what this node
+    /// knows; `None`: none since it started. A moment and not an age, so that no pause of this process can make it younger.
+    fn majority_asked_at(&self) -> Option<Duration>;
 
     /// Asks the majority now, and gives whether it stands behind what this node knows. Comes back soon.
     async fn confirm_majority(&self) -> bool;
@@ -98,8 +92,8 @@ impl AccountClaims for LocalClaims {
         true
     }
 
-    fn majority_age(&self) -> Option<Duration> {
-        Some(Duration::ZERO)
+    fn majority_asked_at(&self) -> Option<Duration> {
+        Some(uptime())
     }
 
     async fn confirm_majority(&self) -> bool {

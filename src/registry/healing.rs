@@ -4,14 +4,12 @@
 //! Whoever pulls it meanwhile gets it from another region, by the same flight that repairs it.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use keppel_federation::vocabulary::{Digest, RepositoryName};
 
 use super::blob_stream::BlobStream;
 use super::blobs::BlobInfo;
-use super::elsewhere::Flight;
 use super::{Priority, Registry, RegistryError};
 use crate::metadata::{BlobId, BlobRow, MetadataError, OwnedBlob};
 use crate::storage::StorageError;
@@ -118,7 +116,13 @@ impl Registry {
             }
             Some(_) => {}
         }
-        let Some(flight) = self.rescue(repository, digest).await else { return Ok(None) };
+        let flight = match self.inner.flight_from_others(repository, digest).await {
+            Ok(Some(flight)) => flight,
+            Ok(None) => return Ok(None),
+            // It is not absent: some region may have it whole. Whoever only asks may push it, which heals it.
+            Err(error) if to_read => return Err(error),
+            Err(_) => return Ok(None),
+        };
         flight.start(&self.inner, Priority::Pull);
         if to_read {
             return Ok(Some(BlobInfo::on_the_way(flight)));
@@ -176,15 +180,5 @@ impl Registry {
     fn forget_stored(&self, repository: &RepositoryName, digest: &Digest) {
         self.inner.flights.forget_stored(repository, digest);
         self.forget_stored_from_outside(repository, digest);
-    }
-
-    /// A flight from the first region that has the blob.
-    async fn rescue(&self, repository: &RepositoryName, digest: &Digest) -> Option<Arc<Flight>> {
-        for source in self.inner.sources(&repository.account()) {
-            if let Ok(flight) = self.inner.flights.join(source, repository, digest).await {
-                return Some(flight);
-            }
-        }
-        None
     }
 }

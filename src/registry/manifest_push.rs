@@ -115,7 +115,7 @@ impl Registry {
             ManifestTarget::Tag(_) => Vec::new(),
             ManifestTarget::Digest { tags, .. } => tags.clone(),
         };
-        let (mut checked, _permit) = match bytes.len() < LARGE_BYTES {
+        let (mut checked, permit) = match bytes.len() < LARGE_BYTES {
             true => (check(target, media_type.as_deref(), bytes)?, None),
             false => {
                 let permit = self.inner.large_manifests.acquire().await.map_err(|_| RegistryError::Interrupted)?;
@@ -138,6 +138,8 @@ impl Registry {
             inner.note_spreading(transaction, &account)
         });
         let sequence = recorded.await?;
+        // What is waited for from here on is in other regions: it takes no memory, and must not keep other accounts waiting.
+        drop(permit);
         self.inner.settled(&account).await;
         self.inner.ensure_spread(&account, spread, sequence).await?;
         self.inner.check_still_primary(&account, since)?;

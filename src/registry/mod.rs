@@ -40,6 +40,7 @@ mod rules;
 mod succession;
 #[cfg(test)]
 mod tests;
+mod upload_room;
 mod upload_sessions;
 mod uploads;
 
@@ -88,6 +89,7 @@ use pull_times::PullTimes;
 use pulled::PulledUses;
 use succession::Primacies;
 use tokio::sync::Semaphore;
+use upload_room::OpenUploads;
 use upload_sessions::UploadSessions;
 
 /// How the registry behaves. Sizes are in bytes.
@@ -185,6 +187,7 @@ struct Inner {
     pulled_uses: PulledUses,
     audit: AuditLog,
     sessions: UploadSessions,
+    open_uploads: OpenUploads,
     in_progress: InProgress,
     large_manifests: Semaphore,
 }
@@ -210,6 +213,7 @@ impl Registry {
             pulled_uses: PulledUses::default(),
             audit: AuditLog::default(),
             sessions: UploadSessions::new(options.uploads_max),
+            open_uploads: OpenUploads::default(),
             in_progress: InProgress::default(),
             external: External::new(&options),
             flights: Flights::new(options.background_bytes_per_second),
@@ -349,10 +353,8 @@ impl Inner {
     async fn check_account(&self, repository: &RepositoryName) -> Result<Option<Elsewhere>, RegistryError> {
         let account = repository.account();
         self.refuse_mirror(&account)?;
-        self.refuse_former(&account)?;
         let mut asked = self.claims.ensure_primary(&account, self.options.create_accounts_on_push).await;
-        // A copy of an account that is gone is none that was made here.
-        if asked == Err(ClaimRefusal::Unclaimed) && self.copies.told(&account).is_none() {
+        if asked == Err(ClaimRefusal::Unclaimed) {
             let name = account.clone();
             if self.metadata.read(move |reader| reader.get_account(&name)).await?.is_some() {
                 asked = self.claims.ensure_primary(&account, true).await;
@@ -387,7 +389,6 @@ impl Inner {
         if self.claims.is_deleting(account) {
             return Err(RegistryError::AccountDeleting { account: account.clone() });
         }
-        self.refuse_former(account)?;
         if !self.is_copy(account) {
             self.note_primacy(transaction, account)?;
         }

@@ -103,21 +103,6 @@ impl Inner {
             .map_err(RegistryError::Metadata)
     }
 
-    /// Notes that a blob was pushed here, for an account of another region: whether or not it had been pulled before, it
-    /// stays, since its primary may not have it.
-    pub(super) async fn keep_pushed(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
-        if !self.is_copy(&repository.account()) {
-            return Ok(());
-        }
-        let (name, digest) = (repository.clone(), *digest);
-        let kept =
-            self.metadata.write(move |transaction| match transaction.get_blob_by_name(name.as_str(), &digest)? {
-                Some(blob) => transaction.keep_pulled(blob.id),
-                None => Ok(()),
-            });
-        kept.await.map_err(RegistryError::Metadata)
-    }
-
     /// Whether a blob belongs to nothing but images that the platform filter of the replica here leaves out.
     fn is_left_out(
         &self,

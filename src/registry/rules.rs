@@ -208,7 +208,7 @@ fn is_too_large(size_bytes: u64) -> bool {
     size_bytes > CONFIG_BYTES_MAX
 }
 
-fn over_quota(tenant: &TenantId, quota: &Quota, usage: Usage, more: Usage) -> Result<(), RegistryError> {
+pub(super) fn over_quota(tenant: &TenantId, quota: &Quota, usage: Usage, more: Usage) -> Result<(), RegistryError> {
     let exceeded = |what, quota: Option<u64>, usage: u64, more: u64| match quota {
         Some(quota) if more > 0 && usage.saturating_add(more) > quota => {
             Err(RegistryError::QuotaExceeded { tenant: tenant.clone(), what, quota, usage })

@@ -12,8 +12,7 @@ use crate::model::ManualClock;
 use crate::storage::FilesystemOptions;
 
 mod following;
-mod gone;
-mod lagging;
+mod promises;
 mod pulls_told;
 mod rules;
 mod succession;

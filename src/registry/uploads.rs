@@ -7,6 +7,7 @@ use futures_util::Stream;
 use keppel_federation::vocabulary::{Algorithm, Digest, RepositoryName, UploadId};
 use tokio::sync::OwnedMutexGuard;
 
+use super::upload_room::Metered;
 use super::upload_sessions::{Session, State};
 use super::{BodyError, Inner, Registry, RegistryError, to_the_end};
 use crate::metadata::UploadRow;
@@ -83,7 +84,8 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::UploadUnknown`], [`RegistryError::UploadBusy`], [`RegistryError::RangeOutOfOrder`],
     /// [`RegistryError::SizeMismatch`], [`RegistryError::BlobTooLarge`], [`RegistryError::BodyBroken`],
-    /// [`RegistryError::StorageFull`], which ends the session and gives its space back, or our own trouble.
+    /// [`RegistryError::StorageFull`] or [`RegistryError::QuotaExceeded`], which end the session and give its space back, or
+    /// our own trouble.
     pub async fn append_upload(
         &self,
         repository: &RepositoryName,
@@ -137,14 +139,12 @@ impl Registry {
                 State::Empty => inner.begin(&session.row).await?,
                 State::Ended => return Err(RegistryError::UploadUnknown { id: session.row.id.clone() }),
             };
-            let mut stored = inner.store(upload, &session.row.repository, digest, Some(&session.row.id)).await;
-            if stored.is_ok() {
-                stored = inner.keep_pushed(&session.row.repository, &digest).await;
-            }
+            let stored = inner.store(upload, &session.row.repository, digest, Some(&session.row.id)).await;
             if stored.is_err() {
                 inner.forget_upload(&session.row).await;
             }
             inner.sessions.remove(&session.row.id);
+            inner.open_uploads.end(&session.row.id);
             stored
         })
         .await
@@ -172,14 +172,15 @@ impl Registry {
         to_the_end(async move {
             let _shield = inner.in_progress.upload(&row.id);
             let mut upload = inner.begin(&row).await?;
-            if let Err(error) = inner.append_to(&mut upload, &Expected::new(None, length), body).await {
+            let appended = inner.append_to(&row, &mut upload, &Expected::new(None, length), body).await;
+            inner.open_uploads.end(&row.id);
+            if let Err(error) = appended {
                 if let Err(left) = upload.discard().await {
                     tracing::warn!(error = &left as &dyn std::error::Error, upload = %row.id, "an upload could not be removed");
                 }
                 return Err(error);
             }
-            inner.store(upload, &row.repository, digest, None).await?;
-            inner.keep_pushed(&row.repository, &digest).await
+            inner.store(upload, &row.repository, digest, None).await
         })
         .await
     }
@@ -342,7 +343,7 @@ impl Inner {
             *state = State::Open(Box::new(self.begin(&session.row).await?));
         }
         match state {
-            State::Open(upload) => self.append_to(upload, expected, body).await,
+            State::Open(upload) => self.append_to(&session.row, upload, expected, body).await,
             State::Empty | State::Ended => Ok(()),
         }
     }
@@ -374,9 +375,10 @@ impl Inner {
         Ok(recorded?)
     }
 
-    /// Ends a session whose bytes did not fit: few clients cancel it, and its space is what others lack.
+    /// Ends a session whose bytes did not fit, on the disk or in the quota: few clients cancel it, and its space is what
+    /// others lack.
     async fn give_back_if_full(&self, session: &Session, state: &mut State, appended: &Result<(), RegistryError>) {
-        if matches!(appended, Err(RegistryError::StorageFull)) {
+        if matches!(appended, Err(RegistryError::StorageFull | RegistryError::QuotaExceeded { .. })) {
             // The handle stays until the row and the bytes are gone, so that nobody opens them in between.
             let held = std::mem::replace(state, State::Ended);
             self.forget_upload(&session.row).await;
@@ -386,6 +388,7 @@ impl Inner {
 
     async fn append_to(
         &self,
+        row: &UploadRow,
         upload: &mut Upload,
         expected: &Expected,
         body: impl UploadBody,
@@ -396,7 +399,13 @@ impl Inner {
             return Err(RegistryError::BlobTooLarge { limit_bytes });
         }
         let before = upload.size_bytes();
-        let appended = upload.append(body, expected.length.unwrap_or(room)).await;
+        let allowed = self.room_for_upload(row, before).await?;
+        if let (Some(allowed), Some(length)) = (&allowed, expected.length) {
+            allowed.check(length)?;
+        }
+        let metered = Metered::new(allowed);
+        let appended = upload.append(metered.limit(body), expected.length.unwrap_or(room)).await;
+        metered.outcome()?;
         let received = upload.size_bytes() - before;
         match (appended, expected.length) {
             (Ok(_), Some(declared)) if received != declared => Err(RegistryError::SizeMismatch { declared, received }),
@@ -411,6 +420,7 @@ impl Inner {
     }
 
     async fn discard_upload(&self, row: &UploadRow) -> Result<(), RegistryError> {
+        self.open_uploads.end(&row.id);
         let account = row.repository.account();
         match self.delete_upload_row(row).await {
             // Deleting takes space too. A row without bytes is a session in which nothing was sent yet.

@@ -14,6 +14,7 @@
 //!   piece of a whole upload (its tree).
 //! - What blocks runs on blocking threads, a bounded number at a time. No thread waits for a client.
 
+mod beginning;
 mod checking;
 mod driver;
 mod error;
@@ -39,6 +40,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, Algorithm, StorageKey, UploadId};
 
+pub use beginning::{BEGINNING_BYTES, prove_beginning};
 pub use checking::{BlobCheck, CheckStep};
 pub use driver::{Imprint, ObjectIterator, ObjectKind, StagedBytes, StorageDriver, StoredBytes, StoredObject};
 pub use error::{AppendError, FinishError, StorageError};

@@ -3,6 +3,7 @@
 use blake3::hazmat::HasherExt as _;
 
 use super::Outboard;
+use super::beginning::proved_group;
 use super::tree::{GROUP_BYTES, groups, groups_on_the_left, is_outboard_of};
 
 const PAIR_BYTES: usize = 64;
@@ -57,6 +58,15 @@ impl Verifier {
             hasher.update(group);
             self.groups.get((start / GROUP_BYTES) as usize) == Some(&hasher.finalize_non_root())
         })
+    }
+
+    /// Whether these are the first [`BEGINNING_BYTES`](super::BEGINNING_BYTES) of the blob, or all of a shorter one, as the
+    /// proof says that came with them.
+    pub fn is_beginning(&self, bytes: &[u8], proof: &[[u8; 32]]) -> bool {
+        let group_bytes = self.size_bytes.min(GROUP_BYTES) as usize;
+        let is_root = self.groups.is_empty();
+        let expected = self.groups.first().unwrap_or(&self.root);
+        proved_group(bytes, proof, group_bytes, is_root).as_ref() == Some(expected)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Proxies, limits, and what strangers try on the paths and headers of the API.
 
+use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 
 use crate::harness::images::sha256;
@@ -34,6 +35,37 @@ async fn the_address_of_a_client_is_believed_from_trusted_proxies_only() {
     }
     let event = site.ask("GET", "/keppel/v1/audit?limit=1", "root").await.json();
     assert_eq!(event["events"][0]["initiator"]["host"]["address"], "127.0.0.1");
+
+    // What the proxy does not write itself, the client wrote.
+    let path = format!("/v2/acme-prod/web/blobs/{}", sha256(b"{}"));
+    let chain = HeaderValue::from_bytes(b"\xff, 198.51.100.1").unwrap();
+    let request = site.request("GET", &path, "").header("x-forwarded-for", chain);
+    let answer = reply(request.header("forwarded", "for=203.0.113.7")).await;
+    assert_eq!((answer.status.as_u16(), &answer.headers["x-keppel-your-ip"]), (401, &"198.51.100.1".parse().unwrap()));
+    let answer = reply(site.request("GET", &path, "").header("forwarded", "for=203.0.113.7")).await;
+    assert_eq!(answer.status, 401);
+    let rfc = Site::start_with(&["http.trusted_proxies=127.0.0.0/8", "http.proxy_headers=forwarded"]);
+    let request = rfc.request("GET", "/v2/", "").header("x-forwarded-for", "203.0.113.7");
+    let answer = reply(request.header("forwarded", "for=198.51.100.1")).await;
+    assert_eq!(answer.headers["x-keppel-your-ip"], "198.51.100.1");
+}
+
+#[tokio::test]
+async fn what_is_asked_for_on_an_accounts_own_host_counts_for_that_account() {
+    let site = Site::start_with(&["http.public_hosts=registry.test", "limits.manifest_pulls=60/h burst 2"]);
+    for name in ["acme-prod", "acme-test"] {
+        site.put_account(name, "ada", json!({})).await.expect(200, "");
+    }
+    let pull = async |host: &str, name: &str| {
+        let request = site.request("GET", &format!("/v2/{name}/manifests/none"), "vi").header("host", host);
+        reply(request).await.status.as_u16()
+    };
+    let on_host = "acme-prod.registry.test";
+    // The first part of the name is a repository's there, whatever accounts there are of that name.
+    assert_eq!((pull(on_host, "acme-test/web").await, pull(on_host, "other/web").await), (404, 404));
+    assert_eq!(pull(on_host, "third/web").await, 429);
+    assert_eq!(pull("registry.test", "acme-prod/web").await, 429);
+    assert_eq!(pull("registry.test", "acme-test/web").await, 404);
 }
 
 #[tokio::test]

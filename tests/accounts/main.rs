@@ -14,6 +14,7 @@ mod logins;
 mod people;
 mod private;
 mod regions;
+mod removed;
 mod replicas;
 mod rules;
 mod site;

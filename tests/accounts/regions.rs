@@ -16,10 +16,10 @@ use crate::{
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Within this time, what was decided in one region decides access in the others.
-const ONE_SECOND: Duration = Duration::from_secs(1);
+pub const ONE_SECOND: Duration = Duration::from_secs(1);
 
 pub struct Region {
-    data: String,
+    pub data: String,
     settings: Vec<String>,
     pub client: Client,
     pub process: Daemon,
@@ -27,7 +27,7 @@ pub struct Region {
 
 impl Region {
     /// Starts a region and waits until its operator is answered.
-    fn start(folder: &Path, name: &str) -> Self {
+    pub fn start(folder: &Path, name: &str) -> Self {
         let (port, http) = (free_port(), free_port());
         let data = folder.join(name).display().to_string();
         let settings = [
@@ -56,7 +56,7 @@ impl Region {
     }
 
     /// Runs a command against this region.
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keppel"));
         command.args(arguments).args(["--data", &self.data]);
         if arguments[0] == "federation" {
@@ -87,7 +87,7 @@ impl Region {
         self.ask("PUT", &format!("/keppel/v1/accounts/{name}"), user, Some(body)).await
     }
 
-    async fn token(&self, user: (&str, &str), scope: &str) -> String {
+    pub async fn token(&self, user: (&str, &str), scope: &str) -> String {
         let path = format!("/keppel/v1/auth?service=keppel&scope={scope}");
         self.ask("GET", &path, user, None).await.json()["token"].as_str().expect("a token").to_owned()
     }
@@ -125,7 +125,7 @@ pub async fn federation(folder: &Path) -> [Region; 3] {
 }
 
 /// The id of the key that a token was signed with.
-fn signed_with(token: &str) -> String {
+pub fn signed_with(token: &str) -> String {
     let header = token.split('.').next().expect("a token has a header");
     let header = data_encoding::BASE64URL_NOPAD.decode(header.as_bytes()).expect("base64");
     let header: Value = serde_json::from_slice(&header).expect("JSON");

@@ -77,3 +77,26 @@ async fn nobody_pushes_to_a_mirror_and_the_upstreams_password_is_never_shown() {
     }
     assert_eq!(upstream.asked().len(), 0);
 }
+
+#[tokio::test]
+async fn nobody_has_services_of_this_machine_asked_that_the_operator_did_not_name() {
+    let server = Server::start_with_options(&["--set", "external.answer_timeout=2s"]);
+    let upstream = Upstream::start().await;
+    upstream.add_image("app", "v1", &Image::small(1));
+    let port = upstream.host().rsplit_once(':').expect("a port").1.to_owned();
+    let hosts = ["127.0.0.1", "localhost", "[::1]", "127.1", "169.254.169.254"];
+    for (name, host) in ["m0", "m1", "m2", "m3", "m4"].into_iter().zip(hosts) {
+        let source =
+            json!({ "strategy": "from_external_on_first_use", "upstream": { "url": format!("{host}:{port}") } });
+        let account = json!({ "account": { "auth_tenant_id": "acme", "replication": source } });
+        let made = ask(&server, "PUT", &format!("/keppel/v1/accounts/{name}"), "", Some(account)).await;
+        if host == "127.1" && made.status == 422 {
+            continue;
+        }
+        made.expect(200);
+        let refused = ask(&server, "GET", &format!("/v2/{name}/app/manifests/v1"), "", None).await;
+        let message = refused.message();
+        assert!(refused.status >= 500 && message.contains("external.forbidden_networks"), "{host}: {message}");
+    }
+    assert_eq!(upstream.asked().len(), 0);
+}

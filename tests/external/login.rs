@@ -129,3 +129,24 @@ async fn redirects_are_bounded_and_do_not_lead_inside() {
     upstream.rule(|_, _| Reply::new(401).with("www-authenticate", "Bearer realm=\"http://169.254.169.254/token\""));
     site.client.get(&path).await.expect_error(502, "UNAVAILABLE");
 }
+
+#[tokio::test]
+async fn a_host_that_the_registry_sends_us_to_cannot_ask_for_the_password() {
+    let (upstream, storage) = (Upstream::start().await, Upstream::start().await);
+    let site = Site::start(&[]);
+    let image = Image::small(1);
+    upstream.add_image("app", "v1", &image);
+    let host = storage.host();
+    storage.rule(move |asked, _| match asked.path.starts_with("/token") {
+        true => Reply::new(200).body(json!({ "token": "good" }).to_string()),
+        false => Reply::new(401).with("www-authenticate", format!("Bearer realm=\"http://{host}/token\"")),
+    });
+    let host = storage.host();
+    upstream.rule(move |asked, _| Reply::new(307).with("location", format!("http://{host}{}", asked.path)));
+    let login = json!({ "url": upstream.host(), "username": "robot", "password": "swordfish" });
+    site.put_mirror(login, json!({})).await.expect(200);
+    let refused = site.client.get(&manifest("app", "v1")).await.expect_error(502, "UNAVAILABLE");
+    assert!(refused.message().contains("which wants a login"), "{}", refused.message());
+    assert!(storage.asked().iter().all(|asked| asked.header("authorization").is_empty()), "{:?}", storage.asked());
+    assert_eq!((storage.count("GET", "/token"), upstream.count("GET", "/token")), (0, 0));
+}

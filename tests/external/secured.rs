@@ -48,12 +48,13 @@ async fn a_registry_with_a_certificate_of_ones_own_is_mirrored_where_that_is_tru
     let upstream = json!({ "url": registry.host, "username": "robot", "password": "swordfish" });
     // HTTPS, since no host is listed as a plain one.
     let secure = "external.plain_http_hosts=[]";
-    let strict = Site::start(&[secure]);
+    let near = "external.forbidden_networks=[]";
+    let strict = Site::start(&[secure, near]);
     strict.put_mirror(upstream.clone(), json!({})).await.expect(200);
     let refused = strict.client.get(&manifest("app", "v1")).await.expect_error(503, "UNAVAILABLE");
     assert!(refused.message().contains(&registry.host), "{}", refused.message());
     let trusted = format!("external.ca_file={}", path("ca.pem").display());
-    let trusting = Site::start(&[secure, &trusted]);
+    let trusting = Site::start(&[secure, near, &trusted]);
     trusting.put_mirror(upstream, json!({})).await.expect(200);
     trusting.client.assert_image("mirror/app", "v1", &image).await;
     trusting.client.get(&manifest("app", "v2")).await.expect_error(404, "MANIFEST_UNKNOWN");

@@ -28,6 +28,12 @@ fn three_regions_in_one_process_agree_and_end_in_order_at_ctrl_c() {
                 status["quorum"]["healthy"] == true && status["voters"].as_array().is_some_and(|all| all.len() == 3)
             })
         });
+        let words = std::fs::read_to_string(&log).unwrap_or_default();
+        for line in
+            ["docker push 127.0.0.1:5001/alpine", "docker pull 127.0.0.1:5002/library/alpine", "account move library"]
+        {
+            assert!(words.contains(line), "{line}:\n{words}");
+        }
         let begin = Instant::now();
         // SAFETY: a signal to a child that has not been collected yet cannot reach another process.
         unsafe { libc::kill(process.pid().cast_signed(), libc::SIGINT) };

@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a client command may take, in seconds, before it is stopped and the test fails.
+/// How long a client command may take, in seconds, before it is stopped and the test fails. `KEPPEL_TEST_COMMAND_SECONDS`
+/// gives long forms on a busy machine longer.
 const COMMAND_SECONDS_MAX: u32 = 240;
 
 /// A running daemon. Dropping it sends SIGTERM, then SIGKILL after a grace period, to the process started, never by name.
@@ -134,7 +135,8 @@ pub fn run_in<I: AsRef<OsStr>>(
 ) -> Output {
     require(program);
     let mut command = Command::new("timeout");
-    command.arg("--kill-after=5").arg(COMMAND_SECONDS_MAX.to_string()).arg(program).args(arguments);
+    let limit = std::env::var("KEPPEL_TEST_COMMAND_SECONDS").unwrap_or_else(|_| COMMAND_SECONDS_MAX.to_string());
+    command.arg("--kill-after=5").arg(limit).arg(program).args(arguments);
     command.current_dir(directory).envs(environment.iter().copied()).stdin(Stdio::null());
     let output = command.output().unwrap_or_else(|error| panic!("cannot run timeout (coreutils): {error}"));
     let words: Vec<_> = command.get_args().skip(2).map(|word| word.to_string_lossy().into_owned()).collect();

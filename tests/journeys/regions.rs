@@ -1,7 +1,8 @@
 //! Three regions, each a process of its own, and real clients: what one pushes in a region others pull at once in the
 //! others, and the next version as well.
 //!
-//! `KEPPEL_TEST_LAYER_MIB` sets the size of the large layer; 1024 in the long form.
+//! `KEPPEL_TEST_LAYER_MIB` sets the size of the large layer; 1024 in the long form, which a busy machine needs
+//! `KEPPEL_TEST_COMMAND_SECONDS` for.
 
 use std::fs;
 use std::path::Path;

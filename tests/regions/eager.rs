@@ -10,7 +10,7 @@ use crate::federation::{Region, large_blob, three_regions, until};
 use crate::harness::{Artifact, Content, Image, Index, Kind, client::send};
 
 /// Makes a replica of an account in a region, with this strategy.
-async fn make_replica(primary: &Region, region: &Region, name: &str, strategy: &str) {
+pub async fn make_replica(primary: &Region, region: &Region, name: &str, strategy: &str) {
     let issued = primary.client.post(&format!("/keppel/v1/accounts/{name}/sublease")).await.expect(200).json();
     let token = issued["sublease_token"].as_str().expect("a token").to_owned();
     let tenant = primary.client.get(&format!("/keppel/v1/accounts/{name}")).await.expect(200).json();
@@ -31,7 +31,7 @@ fn copy_of(region: &Region, account: &str) -> Value {
 }
 
 /// Whether a region has everything of an account, and has proven it.
-fn is_whole(region: &Region, account: &str) -> bool {
+pub fn is_whole(region: &Region, account: &str) -> bool {
     let copy = copy_of(region, account);
     let eager = &copy["eager"];
     eager["counted"] == true && eager["missing_blobs"] == 0 && eager["proven_ms"].is_number()

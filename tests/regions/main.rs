@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod bandwidth;
 mod copies;
 mod damage;
 mod eager;
@@ -11,10 +12,10 @@ mod federation;
 mod full;
 mod healing;
 mod histories;
+mod hosts;
 mod leases;
 mod liars;
 mod lists;
-mod losses;
 mod mirrors;
 mod moves;
 mod pulls;

@@ -91,3 +91,53 @@ async fn when_the_limit_of_one_region_is_spent_another_asks_on_its_behalf() {
     let told = eu.client.get("/v2/mirror/app/manifests/v1").await.expect(200);
     assert!(told.headers.get("warning").is_none(), "it is current, whoever has asked");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_is_not_moved_and_says_why_and_is_failed_over_by_force() {
+    let [mut eu, us, ap] = three_regions();
+    let upstream = Upstream::start().await;
+    let (image, next) = (Image::small(1), Image::small(2));
+    upstream.add_image("app", "v1", &image);
+    let account = json!({ "account": { "auth_tenant_id": "acme", "replication": {
+        "strategy": "from_external_on_first_use",
+        "upstream": { "url": upstream.host() },
+    }}});
+    let request = eu.client.request(Method::PUT, "/keppel/v1/accounts/mirror");
+    send(request.body(account.to_string())).await.expect(200);
+    until("the account is known everywhere", || {
+        [&us, &ap].iter().all(|region| region.told(&["accounts"]).contains("mirror"))
+    });
+    eu.client.assert_image("mirror/app", "v1", &image).await;
+    let words = eu.refuse(&["account", "move", "mirror", "--to", "us"]);
+    assert!(words.contains(&format!("mirrors {} and cannot be moved", upstream.host())), "{words}");
+    assert_eq!(us.primary_of("mirror"), "eu");
+    eu.client.assert_image("mirror/app", "v1", &image).await;
+
+    eu.server.kill();
+    until("they find a leader", || us.told(&["status"]).starts_with("decisions are taken"));
+    let words = us.refuse(&["account", "failover", "mirror", "--to", "us", "--yes"]);
+    assert!(words.contains("--force"), "{words}");
+    us.operate(&["account", "failover", "mirror", "--to", "us", "--yes", "--force"]);
+    // What is there now is fetched, by the region that asks from now on, for all.
+    upstream.add_image("app", "v1", &next);
+    let patiently = async |region: &crate::federation::Region| {
+        let start = std::time::Instant::now();
+        loop {
+            let answer = region.client.get("/v2/mirror/app/manifests/v1").await;
+            if answer.status == 200 && answer.headers.get("warning").is_none() {
+                assert_eq!(answer.body, next.manifest.bytes);
+                break;
+            }
+            assert!(start.elapsed() < std::time::Duration::from_secs(30), "{} {}", answer.status, answer.text());
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        region.client.assert_image("mirror/app", "v1", &next).await;
+    };
+    patiently(&us).await;
+    patiently(&ap).await;
+    eu.restart();
+    until("it knows its successor", || eu.primary_of("mirror") == "us");
+    patiently(&eu).await;
+    let said = eu.operate(&["account", "divergent", "mirror"]);
+    assert_eq!(said.lines().count(), 1, "what can be pulled again is nobody's alone: {said}");
+}

@@ -22,13 +22,15 @@ pub const SECRET_LIFETIME_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// A change of what all nodes agree on. Each is decided once, in one order, the same on every node.
 ///
-/// The order of the variants and of their fields is the wire format: new ones go to the end.
+/// The order of the variants and of their fields is the wire format: new ones go to the end. Those named `V1` mean what
+/// they meant when they were all there was, so that an old log gives the same state on every node; nothing writes them any
+/// more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Makes a node a member. A member that is admitted again keeps its place and gets the new data.
     Admit(NewMember),
-    /// Ends a node's membership. Accounts it owns keep their claim until they are moved.
-    Remove {
+    /// Ends a node's membership, and nothing else.
+    RemoveV1 {
         /// The node.
         node: NodeId,
     },
@@ -43,8 +45,8 @@ pub enum Command {
     },
     /// Decides who votes.
     SetVoters(VoterPolicy),
-    /// Records an invitation.
-    IssueInvitation {
+    /// Records an invitation of which nobody knows who made it.
+    IssueInvitationV1 {
         /// The hash of its secret.
         secret: SecretHash,
         /// The region the new node will be in.
@@ -65,8 +67,8 @@ pub enum Command {
         /// Where clients reach its API.
         api_url: String,
     },
-    /// Claims an account name.
-    Claim {
+    /// Claims an account name; what tells the claim from others is when that was.
+    ClaimV1 {
         /// The name.
         name: AccountName,
         /// Who is billed and authorised.
@@ -153,7 +155,48 @@ pub enum Command {
         /// Only if it still has this revision.
         expected_revision: Option<u64>,
     },
-    /// Removes every member but one: written by an offline recovery only, refused from anyone else.
+    /// Removes every member but one, and nothing else.
+    KeepOnlyV1 {
+        /// The node that recovers.
+        node: NodeId,
+    },
+    /// Ends a node's membership. The keys that it published and the invitations that it made and nobody has used go with
+    /// it; accounts it owns keep their claim until they are moved.
+    Remove {
+        /// The node.
+        node: NodeId,
+    },
+    /// Records an invitation.
+    IssueInvitation {
+        /// The hash of its secret.
+        secret: SecretHash,
+        /// The region the new node will be in.
+        region: Region,
+        /// The role the new node will have.
+        role: Role,
+        /// How long it is good for.
+        lifetime_ms: u64,
+        /// The member that makes it: the invitation ends with its membership.
+        issuer: NodeId,
+    },
+    /// Takes an invitation back that nobody has used.
+    RevokeInvitation {
+        /// The hash of its secret.
+        secret: SecretHash,
+    },
+    /// Claims an account name.
+    Claim {
+        /// The name.
+        name: AccountName,
+        /// Who is billed and authorised.
+        tenant: TenantId,
+        /// The settings.
+        settings: Opaque,
+        /// The member that will be primary.
+        owner: NodeId,
+    },
+    /// Removes every member but one, with their keys and invitations: written by an offline recovery only, refused from
+    /// anyone else.
     KeepOnly {
         /// The node that recovers.
         node: NodeId,
@@ -172,14 +215,18 @@ impl Command {
             Self::UpdateMember { addresses, api_url, .. } | Self::RedeemInvitation { addresses, api_url, .. } => {
                 contact(addresses, api_url)
             }
-            Self::IssueInvitation { lifetime_ms, .. } | Self::IssueSublease { lifetime_ms, .. } => {
+            Self::IssueInvitation { lifetime_ms, .. }
+            | Self::IssueInvitationV1 { lifetime_ms, .. }
+            | Self::IssueSublease { lifetime_ms, .. } => {
                 let limit = u64::try_from(SECRET_LIFETIME_MAX.as_millis()).unwrap_or(u64::MAX);
                 match *lifetime_ms <= limit {
                     true => Ok(()),
                     false => Err(Refusal::OverLimit { what: "lifetime in milliseconds".into(), limit }),
                 }
             }
-            Self::Claim { settings, .. } | Self::PutSettings { settings, .. } => document(settings),
+            Self::Claim { settings, .. } | Self::ClaimV1 { settings, .. } | Self::PutSettings { settings, .. } => {
+                document(settings)
+            }
             Self::PutDocument { id, body, .. } => {
                 within("document id bytes", id.len(), DOCUMENT_ID_SIZE_MAX)?;
                 match id.is_empty() {
@@ -192,12 +239,15 @@ impl Command {
             Self::RemoveDocument { id, .. } => within("document id bytes", id.len(), DOCUMENT_ID_SIZE_MAX),
             Self::SetVoters(VoterPolicy::Automatic)
             | Self::Remove { .. }
+            | Self::RemoveV1 { .. }
+            | Self::RevokeInvitation { .. }
             | Self::Forfeit { .. }
             | Self::SetDeleting { .. }
             | Self::RedeemSublease { .. }
             | Self::DetachReplica { .. }
             | Self::MovePrimary { .. }
-            | Self::KeepOnly { .. } => Ok(()),
+            | Self::KeepOnly { .. }
+            | Self::KeepOnlyV1 { .. } => Ok(()),
         }
     }
 

@@ -28,6 +28,7 @@ mod store;
 mod submit;
 #[cfg(test)]
 mod tests;
+mod vetting;
 mod view;
 mod voters;
 mod wire;
@@ -37,7 +38,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::transport::Transport;
@@ -158,22 +158,20 @@ impl Claims {
         }
     }
 
-    /// How long ago this node last knew that a majority stands behind what it sees; `None`: not since it started.
-    /// Renewed every [`ClaimsOptions::majority_contact_interval`].
-    pub fn majority_contact_age(&self) -> Option<Duration> {
-        self.majority_contact().map(|at| at.elapsed())
+    /// The last moment, as [`uptime`](crate::vocabulary::uptime), at which a majority is known to have stood behind what
+    /// this node sees; `None`: none since it started. Renewed every [`ClaimsOptions::majority_contact_interval`].
+    pub fn majority_asked_at(&self) -> Option<Duration> {
+        let contact = *self.node.majority_contact.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        contact.map(|contact| contact.asked_uptime)
     }
 
-    /// Asks for a majority's confirmation now and gives the moment from which it counts.
+    /// Asks for a majority's confirmation now and gives the moment from which it counts, as
+    /// [`uptime`](crate::vocabulary::uptime).
     ///
     /// # Errors
     /// Those of [`Self::linearize`].
-    pub async fn confirm_majority(&self) -> Result<Instant, ClaimsError> {
+    pub async fn confirm_majority(&self) -> Result<Duration, ClaimsError> {
         review::contact_majority(&self.node).await
-    }
-
-    fn majority_contact(&self) -> Option<Instant> {
-        *self.node.majority_contact.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Who leads, who votes, and how far each node is.
@@ -201,11 +199,10 @@ impl Claims {
     /// # Errors
     /// The reason for a refusal, for the other node to read.
     pub async fn handle_command(&self, from: NodeId, request: Bytes) -> Result<Bytes, String> {
-        let request: wire::CommandRequest = wire::decode(&request).map_err(|cause| cause.to_string())?;
-        if let wire::CommandRequest::Decide(asked) = &request
-            && matches!(asked.command, Command::KeepOnly { .. })
-        {
-            return Err(Refusal::RecoveryOnly.to_string());
+        let mut request: wire::CommandRequest = wire::decode(&request).map_err(|cause| cause.to_string())?;
+        if let wire::CommandRequest::Decide(asked) = request {
+            let command = vetting::vetted(asked.command, from, &self.node.view).map_err(|cause| cause.to_string())?;
+            request = wire::CommandRequest::Decide(command::Request { command, ..asked });
         }
         let reply = match self.node.view.member(from) {
             Some(_) => self.node.answer(request, self.node.options.command_timeout).await,

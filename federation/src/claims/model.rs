@@ -167,6 +167,9 @@ pub struct Account {
     pub created_at_ms: u64,
     /// The nodes that redeemed a sublease and may hold a replica, with their regions.
     pub replicas: BTreeMap<NodeId, Region>,
+    /// Tells this claim of the name from all others that there were or will be: the same through every move, failover and
+    /// change of settings. What a node keeps of an account belongs to one claim.
+    pub claim_id: u64,
 }
 
 /// What a document is about.
@@ -178,7 +181,8 @@ pub enum DocumentKind {
     User,
     /// A quota of a tenant.
     Quota,
-    /// A public key that token issuers sign with.
+    /// A public key that token issuers sign with. Its id is an [`IssuerKeyId`](crate::vocabulary::IssuerKeyId); it goes
+    /// with its node's membership.
     IssuerKey,
     /// Anything else all regions share.
     Setting,
@@ -210,6 +214,8 @@ pub struct Invitation {
     pub expires_at_ms: u64,
     /// Who used it.
     pub used_by: Option<NodeId>,
+    /// The member that made it; none: nobody noted that.
+    pub issuer: Option<NodeId>,
 }
 
 /// Permission to make a replica of an account, given to whoever shows the token first.

@@ -1,6 +1,7 @@
 //! One node's part in consensus: the library's handle and all that stands around it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 use rusqlite::Connection;
@@ -29,11 +30,19 @@ pub(super) struct Node {
     pub(super) proposer: Proposer,
     pub(super) permits: Semaphore,
     pub(super) view: View,
-    pub(super) majority_contact: Mutex<Option<Instant>>,
+    pub(super) majority_contact: Mutex<Option<MajorityContact>>,
     /// The vote and the last index of the log that this node started with. The library lets a leader that starts again
     /// lead on by that vote, but does not know then how much of its log had been decided: any of it may have been.
     pub(super) started_with: Option<(Vote, u64)>,
     incoming: tokio::sync::Mutex<Incoming>,
+}
+
+/// When a majority was asked last of those times at which it stood behind this node's view.
+#[derive(Clone, Copy)]
+pub(super) struct MajorityContact {
+    pub(super) asked: Instant,
+    /// The same on the clock that counts the time asleep.
+    pub(super) asked_uptime: Duration,
 }
 
 /// The tasks and handles that are joined at shutdown.

@@ -98,6 +98,9 @@ pub enum Refusal {
     /// Only an offline recovery may ask this.
     #[error("only an offline recovery may ask this")]
     RecoveryOnly,
+    /// A member asked for something in the name of another.
+    #[error("a node publishes keys and makes invitations in its own name only")]
+    InOwnNameOnly,
 }
 
 /// A decision and its place in the one order of all decisions.

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::command::Command;
-use super::node::Node;
+use super::node::{MajorityContact, Node};
 use super::outcome::{ClaimsError, Outcome};
 use super::raft::{RaftId, Vote, VoteRequest};
 use super::store::LogReader;
 use super::submit::{fresh_id, voters};
 use super::voters::{Candidate, choose_voters};
-use crate::vocabulary::NodeId;
+use crate::vocabulary::{NodeId, uptime};
 
 /// How long a node that is the only voter may take to lead.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -257,17 +257,19 @@ async fn compact_if_large(node: &Node, log: &LogReader) {
     }
 }
 
-/// Asks for a read index, which a majority confirms, and remembers when the question was asked.
-pub(super) async fn contact_majority(node: &Node) -> Result<Instant, ClaimsError> {
-    let asked = Instant::now();
+/// Asks for a read index, which a majority confirms, and remembers when the question was asked. Gives that, as uptime.
+pub(super) async fn contact_majority(node: &Node) -> Result<Duration, ClaimsError> {
+    let (asked, asked_uptime) = (Instant::now(), uptime());
     let index = node.read_index().await?;
     let timeout = node.options.command_timeout;
     tokio::time::timeout(timeout, node.view.wait_applied(index))
         .await
         .map_err(|_| ClaimsError::Timeout { after: timeout })?;
     let mut contact = node.majority_contact.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    *contact = (*contact).max(Some(asked));
-    Ok(asked)
+    if contact.is_none_or(|contact| contact.asked_uptime < asked_uptime) {
+        *contact = Some(MajorityContact { asked, asked_uptime });
+    }
+    Ok(asked_uptime)
 }
 
 /// Renews the contact with the majority at intervals.

@@ -31,7 +31,7 @@ enum Attempt {
 impl Node {
     pub(super) async fn decide(&self, id: RequestId, command: Command) -> Result<Decision, ClaimsError> {
         command.check()?;
-        if matches!(command, Command::KeepOnly { .. }) {
+        if matches!(command, Command::KeepOnly { .. } | Command::KeepOnlyV1 { .. }) {
             return Err(Refusal::RecoveryOnly.into());
         }
         let request = CommandRequest::Decide(Request { id, command });
@@ -178,7 +178,7 @@ impl Node {
     /// from the answer that there is none.
     fn patience(&self) -> Duration {
         let contact = *self.majority_contact.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match contact.is_some_and(|at| at.elapsed() > self.options.election_timeout_max * 2) {
+        match contact.is_some_and(|contact| contact.asked.elapsed() > self.options.election_timeout_max * 2) {
             true => self.options.command_timeout / 3,
             false => self.options.command_timeout,
         }

@@ -138,6 +138,11 @@ impl View {
         self.shared.read().state.invitation(secret).cloned()
     }
 
+    /// All invitations that are remembered: used, expired and good ones.
+    pub fn invitations(&self) -> Vec<Invitation> {
+        self.shared.read().state.invitations().cloned().collect()
+    }
+
     /// Who decides who votes.
     pub fn voter_policy(&self) -> VoterPolicy {
         self.shared.read().state.voter_policy()

@@ -161,9 +161,22 @@ mod tests {
             }),
             Command::UpdateMember { node: node(1), addresses: addresses.clone(), api_url: api_url.clone() },
             Command::SetVoters(VoterPolicy::Fixed([node(1)].into())),
-            Command::IssueInvitation { secret, region, role: Role::Witness, lifetime_ms: 5 },
+            Command::IssueInvitation {
+                secret,
+                region: region.clone(),
+                role: Role::Witness,
+                lifetime_ms: 5,
+                issuer: node(1),
+            },
+            Command::IssueInvitationV1 { secret, region, role: Role::Witness, lifetime_ms: 5 },
             Command::RedeemInvitation { secret, node: node(2), addresses, api_url },
-            Command::Claim { name: name.clone(), tenant, settings: Opaque::from(&b"{}"[..]), owner: node(1) },
+            Command::Claim {
+                name: name.clone(),
+                tenant: tenant.clone(),
+                settings: Opaque::from(&b"{}"[..]),
+                owner: node(1),
+            },
+            Command::ClaimV1 { name: name.clone(), tenant, settings: Opaque::from(&b"{}"[..]), owner: node(1) },
             Command::PutSettings { name: name.clone(), settings: Opaque::default(), expected_revision: Some(6) },
             Command::IssueSublease { name: name.clone(), token: secret, lifetime_ms: 9 },
             Command::RedeemSublease { name: name.clone(), token: secret, node: node(2) },
@@ -175,6 +188,8 @@ mod tests {
                 expected_revision: None,
             },
             Command::Forfeit { name, epoch: 7 },
+            Command::RevokeInvitation { secret },
+            Command::RemoveV1 { node: node(2) },
             Command::Remove { node: node(2) },
         ]
     }
@@ -230,14 +245,16 @@ mod tests {
             let request = CommandRequest::Decide(Request { id: RequestId::random(), command });
             assert_eq!(decode::<CommandRequest>(&encode(&request)).unwrap(), request);
         }
-        // The numbers of the variants are the format: this is the first version's removal of a member.
-        let id = RequestId::parse(&"0".repeat(32)).unwrap();
-        let request = CommandRequest::Decide(Request { id, command: Command::Remove { node: node(7) } });
-        let mut wire = vec![1, 0, 32];
-        wire.extend([b'0'; 32]);
-        wire.extend([1, 64]);
-        wire.extend(b"07".repeat(32));
-        assert_eq!(&encode(&request)[..], &wire[..]);
+        // The numbers of the variants are the format: this is the removal of a member, as it was and as it is.
+        for (number, command) in [(1, Command::RemoveV1 { node: node(7) }), (17, Command::Remove { node: node(7) })] {
+            let id = RequestId::parse(&"0".repeat(32)).unwrap();
+            let request = CommandRequest::Decide(Request { id, command });
+            let mut wire = vec![1, 0, 32];
+            wire.extend([b'0'; 32]);
+            wire.extend([number, 64]);
+            wire.extend(b"07".repeat(32));
+            assert_eq!(&encode(&request)[..], &wire[..]);
+        }
     }
 
     #[test]

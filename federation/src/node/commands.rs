@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::Federation;
 use crate::claims::{ClaimsError, Command, Decision, DocumentKind, Member, Opaque, SecretHash, View, VoterPolicy};
 use crate::vocabulary::{AccountName, NodeId, RequestId, TenantId};
@@ -35,16 +33,18 @@ impl Federation {
         self.inner.claims().linearize().await
     }
 
-    /// How long ago this node last knew that a majority stands behind what it sees; none: not since it started.
-    pub fn majority_contact_age(&self) -> Option<Duration> {
-        self.inner.claims().majority_contact_age()
+    /// The last moment, as [`uptime`](crate::vocabulary::uptime), at which a majority is known to have stood behind what
+    /// this node sees; none: none since it started.
+    pub fn majority_asked_at(&self) -> Option<Duration> {
+        self.inner.claims().majority_asked_at()
     }
 
-    /// Asks for a majority's confirmation now and gives the moment from which it counts.
+    /// Asks for a majority's confirmation now and gives the moment from which it counts, as
+    /// [`uptime`](crate::vocabulary::uptime).
     ///
     /// # Errors
     /// Those of [`Federation::linearize`].
-    pub async fn confirm_majority(&self) -> Result<Instant, ClaimsError> {
+    pub async fn confirm_majority(&self) -> Result<Duration, ClaimsError> {
         self.inner.claims().confirm_majority().await
     }
 
@@ -58,12 +58,21 @@ impl Federation {
         self.state().members().iter().map(|member| (**member).clone()).collect()
     }
 
-    /// Ends a node's membership. It is cut off by every member that learns of it, at once.
+    /// Ends a node's membership. It is cut off by every member that learns of it, at once; the keys that it published and
+    /// the invitations that it made go with it.
     ///
     /// # Errors
     /// Those of [`Federation::submit`].
     pub async fn remove(&self, node: NodeId) -> Result<Decision, ClaimsError> {
         self.submit(Command::Remove { node }).await
+    }
+
+    /// Takes an invitation back that nobody has used.
+    ///
+    /// # Errors
+    /// Those of [`Federation::submit`].
+    pub async fn revoke_invitation(&self, secret: SecretHash) -> Result<Decision, ClaimsError> {
+        self.submit(Command::RevokeInvitation { secret }).await
     }
 
     /// Decides who votes.

@@ -117,6 +117,7 @@ impl Federation {
             region: region.clone(),
             role,
             lifetime_ms,
+            issuer: inner.transport.local(),
         };
         match submit_patiently(inner, &claims, note).await?.outcome {
             Outcome::Done => {
@@ -279,7 +280,9 @@ async fn submit_patiently(inner: &Inner, claims: &Claims, command: Command) -> R
 
 fn in_words(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::NotFound => "the federation knows no such invitation: it was altered, or is long forgotten".into(),
+        Outcome::NotFound => {
+            "the federation knows no such invitation: it was altered, taken back, or is long forgotten".into()
+        }
         Outcome::Expired => "the invitation has expired: ask for a new one".into(),
         Outcome::AlreadyUsed => "the invitation has been used already: each is good for one node".into(),
         Outcome::Refused(refusal) => refusal.to_string(),

@@ -11,7 +11,7 @@ use super::{Federation, Inner, on_disk};
 use crate::claims::{ClaimsStatus, Member, View};
 use crate::membership::Health;
 use crate::transport::{Channel, TransportError};
-use crate::vocabulary::{NodeId, Region};
+use crate::vocabulary::{NodeId, Region, uptime};
 
 const VERSION: u8 = 1;
 
@@ -120,7 +120,9 @@ impl Federation {
         let seen = claims.status();
         let state = claims.state();
         let members = state.members();
-        let quorum = quorum(&seen, claims.majority_contact_age(), inner.options.claims.heartbeat_interval * 10);
+        let asked = claims.majority_asked_at();
+        let quorum =
+            quorum(&seen, asked.map(|at| uptime().saturating_sub(at)), inner.options.claims.heartbeat_interval * 10);
         let described = members.iter().map(|member| describe(inner, member, &seen));
         let described: Vec<Described> = join_all(described).await;
         // Whom all others that answer call a stranger was removed, and cannot have heard of it.

@@ -1,17 +1,22 @@
-//! The words of the house: names, digests and identifiers, each parsed once, at the border.
+//! The words of the house: names, digests and identifiers, each parsed once, at the border; and the clock that promises
+//! between nodes are counted on.
 //!
 //! Every type here is valid by construction: whoever holds one need not check it again. Text and serde forms are the
 //! same, and parsing is the only way in. Bytes from clients, peers or disk give a [`ParseError`], never a panic.
 
 mod digest;
 mod identifier;
+mod issuer_key;
 mod name;
 mod node;
+mod uptime;
 
 pub use digest::{Algorithm, Digest};
 pub use identifier::{RequestId, StorageKey, TenantId, UploadId};
+pub use issuer_key::IssuerKeyId;
 pub use name::{AccountName, Reference, RepositoryName, Tag, is_repository_path};
 pub use node::{NodeId, Region};
+pub use uptime::uptime;
 
 /// Why a text is not the name, digest or identifier it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

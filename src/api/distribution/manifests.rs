@@ -11,7 +11,7 @@ use keppel_federation::vocabulary::{AccountName, Reference, Tag};
 use super::{Answer, CONTENT_DIGEST, Call, conditional, empty, parse_reference, set};
 use crate::{
     api::{
-        body::{Body, RequestBody},
+        body::{Body, CollectError, RequestBody},
         error::{ApiError, Code},
         keppel::NOT_SCANNED,
         service::ApiState,
@@ -117,8 +117,14 @@ pub(super) async fn put(call: &Call<'_>, name: &str, reference: &str, body: Requ
         Reference::Digest(digest) => ManifestTarget::Digest { digest, tags: tags(call)? },
     };
     let limit_bytes = registry.options().manifest_size_max_bytes;
-    let _room = call.state.room_for_manifest(body.declared_bytes().unwrap_or(limit_bytes).min(limit_bytes)).await?;
-    let bytes = body.collect(limit_bytes).await.map_err(broken)?;
+    let mut place = call.state.manifest_room().place(repository.account());
+    // It is short: whoever sends it in drops would keep its memory from others.
+    let time = 2 * call.state.options().server.body_idle_timeout;
+    let collected = tokio::time::timeout(time, body.collect(limit_bytes, &mut place)).await;
+    let bytes = collected.map_err(|_| broken(BodyError::Timeout))?.map_err(|error| match error {
+        CollectError::Body(error) => broken(error),
+        CollectError::NoRoom(error) => error,
+    })?;
     let bytes = bytes.ok_or(RegistryError::ManifestTooLarge { limit_bytes })?;
     let put = registry.put_manifest(&repository, target, media_type(call.headers), bytes).await?;
     let mut response = empty(StatusCode::CREATED);

@@ -218,7 +218,7 @@ fn text_of(response: &Response<Body>, name: &HeaderName) -> String {
 async fn within_limits(call: &Call<'_>, endpoint: Endpoint<'_>, body: RequestBody) -> Answer {
     let limited = call.state.limits().and_then(|limits| {
         let (name, action) = endpoint.limited(call.method)?;
-        let account = call.state.registry().parse_repository(name).ok()?.account();
+        let account = call.visitor.parse(name).ok()?.account();
         limits.count(account.as_str(), action)
     });
     let Some(standing) = limited else { return carry_out(call, endpoint, body).await };

@@ -38,6 +38,8 @@ use listener::Listener;
 use tls::Certificates;
 use transport::Transport;
 
+use super::ProxyHeaders;
+
 pub(crate) use send_file::{FileSender, PART_MAX_BYTES};
 
 pub use error::{CertificateError, ServeError};
@@ -50,8 +52,8 @@ pub struct Peer {
     pub address: Option<IpAddr>,
     /// The address as a header value, ready to be sent.
     pub header: HeaderValue,
-    /// Whether the address was told by a trusted proxy.
-    pub is_behind_proxy: bool,
+    /// The headers in which a trusted proxy told the address, where one did.
+    pub proxied_by: Option<ProxyHeaders>,
     files: Option<FileSender>,
 }
 
@@ -60,13 +62,13 @@ impl Peer {
         let address = address.map(|address| address.ip().to_canonical());
         let header = address.and_then(|address| HeaderValue::try_from(address.to_string()).ok());
         let header = header.unwrap_or(HeaderValue::from_static("local"));
-        Self { address, header, is_behind_proxy: false, files }
+        Self { address, header, proxied_by: None, files }
     }
 
     /// The one at the other end of a trusted proxy's connection, from this address.
-    pub(crate) fn through_proxy(&self, address: Option<IpAddr>) -> Self {
+    pub(crate) fn through_proxy(&self, address: Option<IpAddr>, written: ProxyHeaders) -> Self {
         let address = address.map(|address| SocketAddr::new(address, 0));
-        Self { is_behind_proxy: true, ..Self::new(address, self.files.clone()) }
+        Self { proxied_by: Some(written), ..Self::new(address, self.files.clone()) }
     }
 
     /// One at an address.

@@ -11,6 +11,7 @@ pub(super) fn change_of(request: &Request, uid: u32) -> Option<AuditEvent> {
     use PeopleRequest as P;
     let (action, kind, target) = match request {
         Request::Members
+        | Request::Invitations
         | Request::Hold { .. }
         | Request::FindCandidate { .. }
         | Request::Prepare { .. }
@@ -23,6 +24,7 @@ pub(super) fn change_of(request: &Request, uid: u32) -> Option<AuditEvent> {
         Request::JanitorRun { task, .. } => ("start", "janitor", task.clone()),
         Request::Scrub { account } => ("start", "scrub", account.to_string()),
         Request::Invite { region, .. } => ("create", "invitation", region.to_string()),
+        Request::RevokeInvitation { id } => ("revoke", "invitation", id.clone()),
         Request::Join { .. } => ("create", "membership", String::new()),
         Request::Remove { node } => ("delete", "member", node.clone()),
         Request::SetVoters { nodes } => ("update", "voters", nodes.join(" ")),

@@ -21,6 +21,13 @@ pub enum Request {
         /// How long the invitation is good for.
         lifetime_s: u64,
     },
+    /// Which invitations there are.
+    Invitations,
+    /// Take one back.
+    RevokeInvitation {
+        /// The beginning of its id, which no other invitation shares.
+        id: String,
+    },
     /// Join the federation that made this invitation.
     Join {
         /// Its text.
@@ -136,6 +143,11 @@ pub enum Answer {
         /// Its text.
         text: String,
     },
+    /// The invitations that are remembered.
+    Invitations {
+        /// Those that can still be used first, then the one that ends last.
+        invitations: Vec<InvitationInfo>,
+    },
     /// The node has joined.
     Joined {
         /// This node.
@@ -246,6 +258,25 @@ impl From<InvitedRole> for Role {
             InvitedRole::Witness => Self::Witness,
         }
     }
+}
+
+/// An invitation, as it is agreed on. The secret is not known.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InvitationInfo {
+    /// Names it.
+    pub id: String,
+    /// The region of the new node.
+    pub region: Region,
+    /// `full` or `witness`.
+    pub role: String,
+    /// The member that made it; none: that was not noted.
+    pub issuer: Option<NodeId>,
+    /// When it ends, in milliseconds since 1970.
+    pub expires_at_ms: u64,
+    /// Whether it has ended, by the clock of the node that tells.
+    pub expired: bool,
+    /// The node that used it.
+    pub used_by: Option<NodeId>,
 }
 
 /// A member, as it is agreed on.

@@ -5,6 +5,7 @@
 
 mod audit;
 mod client;
+mod invitations;
 mod message;
 mod server;
 mod socket;
@@ -14,6 +15,7 @@ pub use crate::registry::{DivergentEntry, Readiness};
 pub use client::{AdminError, ask};
 pub use keppel_federation::{FederationStatus, MemberStatus};
 pub use message::{
-    AccountInfo, Answer, CandidateInfo, CopyInfo, EagerInfo, HoldingInfo, InvitedRole, MemberInfo, Request,
+    AccountInfo, Answer, CandidateInfo, CopyInfo, EagerInfo, HoldingInfo, InvitationInfo, InvitedRole, MemberInfo,
+    Request,
 };
 pub(super) use server::AdminServer;

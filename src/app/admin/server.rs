@@ -204,6 +204,8 @@ async fn carry_out(
             let invitation = federation.invite(region, role.into(), lifetime).await.map_err(in_words)?;
             Ok(Answer::Invitation { text: invitation.to_text() })
         }
+        Request::Invitations => Ok(Answer::Invitations { invitations: super::invitations::list(federation) }),
+        Request::RevokeInvitation { id } => super::invitations::revoke(federation, &id).await,
         Request::Join { invitation } => {
             let invitation = Invitation::parse(&invitation).map_err(in_words)?;
             let member = federation.join(&invitation).await.map_err(in_words)?;

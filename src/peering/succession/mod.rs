@@ -22,7 +22,7 @@ use super::refusals::reason_of;
 use crate::metadata::Cursor;
 use crate::registry::{Handover, Readiness, Registry};
 
-pub(super) use tending::{Roles, find_place, tend};
+pub(super) use tending::{Roles, tend};
 
 /// For how long a primary takes no writes, beyond the time that leases need.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -86,9 +86,7 @@ pub async fn find_candidate(
         let question = SuccessionQuestion::Readiness { account: account.clone() };
         match ask(federation, registry, node, question, BRIEF_DEADLINE).await {
             Ok(SuccessionAnswer::Readiness(readiness)) => {
-                // One that was whole later is further in the primary's log.
-                let whole_since = |it: &Readiness| std::cmp::Reverse(it.behind_ms.unwrap_or(u64::MAX));
-                let has = |it: &Readiness| (it.is_complete, whole_since(it), it.manifests, it.blobs - it.missing_blobs);
+                let has = |it: &Readiness| (it.is_complete, it.manifests, it.blobs - it.missing_blobs);
                 if best.as_ref().is_none_or(|(_, known)| has(&readiness) > has(known)) {
                     best = Some((node, readiness));
                 }
@@ -231,6 +229,13 @@ async fn answer_question(
     match question {
         Q::Readiness { account } => Ok(A::Readiness(registry.readiness(&account).await.map_err(in_words)?)),
         Q::Prepare { account } => {
+            if let Some(upstream) = registry.mirrored(&account) {
+                return Err(format!(
+                    "account {account} mirrors {upstream} and cannot be moved, since what was pulled there is not copied between \
+                     regions: make another mirror of it here; should the account's region be lost, fail it over with --force, \
+                     and what is pulled from then on is fetched anew"
+                ));
+            }
             registry.want_copy(&account);
             let deadline = Instant::now() + FETCH_STEP;
             while !registry.has_copy(&account) && Instant::now() < deadline {

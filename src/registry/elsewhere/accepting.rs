@@ -135,7 +135,7 @@ impl Registry {
         digest: Digest,
     ) -> Result<(), RegistryError> {
         let fetched = async {
-            let flight = self.inner.flights.join(source, repository, &digest).await?;
+            let flight = self.inner.join_flight(source, repository, &digest).await?;
             // It was pushed to this repository there. Only then may its bytes be those that another repository of the account
             // has here: else whoever may push to one would get, for a digest, what is in all others.
             if self.mount_blob(repository, &digest, None).await? {

@@ -275,6 +275,12 @@ impl Board {
         self.arrived.insert(part, bytes);
     }
 
+    /// The sources that were asked for a part before the one that gave it, and have not given it.
+    pub(super) fn overtaken(&self, given: Ticket) -> impl Iterator<Item = usize> {
+        let asked = self.asked.get(&given.part).into_iter().flatten();
+        asked.filter(move |(ticket, _)| ticket.number < given.number).map(|(ticket, _)| ticket.source)
+    }
+
     /// A source has said something, here or to another transfer.
     pub(super) fn heard(&mut self, source: usize, now: Duration) {
         self.sources[source].heard_at = now;

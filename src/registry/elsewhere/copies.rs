@@ -11,7 +11,7 @@ use keppel_federation::vocabulary::{AccountName, NodeId};
 use tokio::sync::Notify;
 
 use super::backfills::BackfillStatus;
-use crate::metadata::{Cursor, FollowRow, FollowState, Told};
+use crate::metadata::{Cursor, FollowRow, FollowState};
 use crate::model::uptime;
 use crate::registry::feed::messages::{ListPlace, Place};
 
@@ -26,11 +26,15 @@ pub(in crate::registry) struct Copies {
 #[derive(Default)]
 struct State {
     copies: HashMap<AccountName, Copy>,
+    /// Changes of places so far.
+    changes: u64,
     /// Until when each node's lease lasts, as uptime.
     leases: HashMap<NodeId, Duration>,
 }
 
 struct Copy {
+    /// The last change of its place.
+    changed: u64,
     state: FollowState,
     cursor: Cursor,
     /// While it is being listed: where, and the end of the log at the beginning.
@@ -49,8 +53,6 @@ struct Copy {
     was_whole: bool,
     /// What the manifests have together that are known to be missing, in bytes, as the primary told last.
     backlog: Option<u64>,
-    /// Under which claim what is here was told.
-    told: Told,
 }
 
 /// A copy that was fresh when it was looked at. Two that are equal enclose a time in which nothing changed.
@@ -111,13 +113,12 @@ impl CopyLag {
 
 impl Copies {
     /// The account's content is used here: it is followed from now on.
-    /// `claim`: which claim of the name it is.
-    pub(in crate::registry) fn want(&self, account: &AccountName, claim: u64) {
+    pub(in crate::registry) fn want(&self, account: &AccountName) {
         let mut state = self.lock();
         if !state.copies.contains_key(account) {
             let (name, cursor) = (account.clone(), Cursor::default());
             let row = FollowRow { account: name, state: FollowState::Pulled, cursor, source: None };
-            let copy = Copy { told: Told { epoch: 0, claim }, ..Copy::new(&row) };
+            let copy = Copy::new(&row, state.change());
             state.copies.insert(row.account.clone(), copy);
             drop(state);
             self.wanted.notify_one();
@@ -128,20 +129,9 @@ impl Copies {
     pub(super) fn recall(&self, rows: &[FollowRow]) {
         let mut state = self.lock();
         for row in rows {
-            state.copies.entry(row.account.clone()).or_insert_with(|| Copy::new(row));
+            let change = state.change();
+            state.copies.entry(row.account.clone()).or_insert_with(|| Copy::new(row, change));
         }
-    }
-
-    /// What is here of the account is on disk as told under this claim.
-    pub(super) fn set_told(&self, account: &AccountName, told: Told) {
-        if let Some(copy) = self.lock().copies.get_mut(account) {
-            copy.told = told;
-        }
-    }
-
-    /// Under which claim what is here of the account was told; `None`: it is not followed.
-    pub(in crate::registry) fn told(&self, account: &AccountName) -> Option<Told> {
-        self.lock().copies.get(account).map(|copy| copy.told)
     }
 
     /// Waits until another account is wanted. Cancel-safe.
@@ -158,6 +148,13 @@ impl Copies {
         self.lock().copies.iter().map(|(account, copy)| (account.clone(), copy.place())).collect()
     }
 
+    /// Those whose places have changed since a number of changes, and how many there were by now.
+    pub(super) fn places_since(&self, changes: u64) -> (u64, Vec<(AccountName, Place)>) {
+        let state = self.lock();
+        let changed = state.copies.iter().filter(|(_, copy)| copy.changed > changes);
+        (state.changes, changed.map(|(account, copy)| (account.clone(), copy.place())).collect())
+    }
+
     /// The account's place and, where it is being listed, where its events begin.
     pub(super) fn place(&self, account: &AccountName) -> Option<(Place, Option<Cursor>)> {
         let state = self.lock();
@@ -169,7 +166,7 @@ impl Copies {
 
     /// Has the account listed from the beginning: what is here of it is not what the primary has.
     pub(super) fn relist(&self, account: &AccountName) {
-        if let Some(copy) = self.lock().copies.get_mut(account) {
+        if let Some(copy) = self.lock().moving(account) {
             copy.wants_listing = true;
             copy.confirmed = None;
         }
@@ -177,7 +174,7 @@ impl Copies {
 
     /// Some of a listing has come.
     pub(super) fn relisted(&self, account: &AccountName) {
-        if let Some(copy) = self.lock().copies.get_mut(account) {
+        if let Some(copy) = self.lock().moving(account) {
             copy.wants_listing = false;
         }
     }
@@ -236,6 +233,17 @@ impl Copies {
         }
     }
 
+    /// The node is asked about these accounts no longer, so its lease covers them no longer, even where it is their primary
+    /// once more before anything else is known of them.
+    pub(super) fn drop_from_session(&self, node: NodeId, accounts: &[AccountName]) {
+        let mut state = self.lock();
+        for account in accounts {
+            if let Some(copy) = state.copies.get_mut(account).filter(|copy| copy.source == Some(node)) {
+                copy.confirmed = None;
+            }
+        }
+    }
+
     /// The node's lease lasts until this uptime.
     pub(super) fn renew(&self, node: NodeId, until: Duration) {
         let mut state = self.lock();
@@ -253,7 +261,7 @@ impl Copies {
 
     /// All up to `cursor` is on disk.
     pub(super) fn moved(&self, account: &AccountName, cursor: Cursor, head: u64, confirmed: Option<u64>) {
-        if let Some(copy) = self.lock().copies.get_mut(account) {
+        if let Some(copy) = self.lock().moving(account) {
             copy.state = FollowState::Following;
             copy.written_of = copy.source;
             copy.was_whole = true;
@@ -283,7 +291,7 @@ impl Copies {
 
     /// The copy is being listed: from here on, and its events begin at `base`.
     pub(super) fn listed(&self, account: &AccountName, next: ListPlace, base: Cursor) {
-        if let Some(copy) = self.lock().copies.get_mut(account) {
+        if let Some(copy) = self.lock().moving(account) {
             copy.state = FollowState::Listing;
             copy.listing = Some((next, base));
             copy.confirmed = None;
@@ -363,9 +371,26 @@ impl Copies {
     }
 }
 
+impl State {
+    /// The number of the next change.
+    fn change(&mut self) -> u64 {
+        self.changes += 1;
+        self.changes
+    }
+
+    /// A copy whose place is about to change.
+    fn moving(&mut self, account: &AccountName) -> Option<&mut Copy> {
+        let change = self.change();
+        let copy = self.copies.get_mut(account)?;
+        copy.changed = change;
+        Some(copy)
+    }
+}
+
 impl Copy {
-    fn new(row: &FollowRow) -> Self {
+    fn new(row: &FollowRow, changed: u64) -> Self {
         Self {
+            changed,
             state: row.state,
             cursor: row.cursor,
             listing: None,
@@ -377,7 +402,6 @@ impl Copy {
             wants_listing: false,
             was_whole: row.state == FollowState::Following,
             backlog: None,
-            told: Told::default(),
         }
     }
 
@@ -417,7 +441,7 @@ mod tests {
     #[test]
     fn what_was_whole_is_so_while_it_is_listed_anew() {
         let copies = Copies::default();
-        copies.want(&acme(), 0);
+        copies.want(&acme());
         copies.listed(&acme(), ListPlace::beginning(), at(0));
         assert!(!copies.was_whole(&acme()));
         copies.moved(&acme(), at(3), 3, Some(3));
@@ -430,7 +454,7 @@ mod tests {
     #[test]
     fn a_copy_is_fresh_only_with_all_that_is_confirmed_and_nothing_more_under_a_lease_of_its_primary() {
         let copies = Copies::default();
-        copies.want(&acme(), 0);
+        copies.want(&acme());
         let soon = || uptime() + Duration::from_secs(60);
         assert_eq!(copies.place(&acme()), Some((Place::Listing(ListPlace::beginning()), None)));
         copies.begin_session(node(1));
@@ -450,15 +474,46 @@ mod tests {
         copies.change(&acme(), node(1));
         assert_eq!(copies.fresh(&acme(), node(1)), None, "it is being changed");
         copies.moved(&acme(), at(4), 4, Some(4));
+        copies.drop_from_session(node(2), &[acme()]);
+        assert!(copies.fresh(&acme(), node(1)).is_some(), "another session");
+        copies.drop_from_session(node(1), &[acme()]);
+        assert_eq!(copies.fresh(&acme(), node(1)), None, "its primary has been told not to wait for this node");
+        copies.moved(&acme(), at(4), 4, Some(4));
         copies.begin_session(node(1));
         copies.renew(node(1), soon());
         assert_eq!(copies.fresh(&acme(), node(1)), None, "promised in a former session");
     }
 
     #[test]
+    fn only_places_that_have_changed_are_looked_at_again() {
+        let (copies, other) = (Copies::default(), AccountName::parse("other").unwrap());
+        copies.want(&acme());
+        copies.want(&other);
+        let (seen, all) = copies.places_since(0);
+        assert_eq!(all.len(), 2);
+        assert_eq!(copies.places_since(seen), (seen, Vec::new()));
+        let page = ListPlace::Next { after: "acme/app".into() };
+        let steps: [&dyn Fn(); 4] = [
+            &|| copies.listed(&acme(), page.clone(), at(1)),
+            &|| copies.moved(&acme(), at(3), 3, Some(3)),
+            &|| copies.relist(&acme()),
+            &|| copies.relisted(&acme()),
+        ];
+        let mut seen = seen;
+        for step in steps {
+            let before = copies.place(&acme()).unwrap().0;
+            step();
+            let (now, changed) = copies.places_since(seen);
+            let place = copies.place(&acme()).unwrap().0;
+            assert!(place != before && changed == [(acme(), place)], "{changed:?}");
+            seen = now;
+        }
+    }
+
+    #[test]
     fn a_lease_that_has_run_out_is_none() {
         let copies = Copies::default();
-        copies.want(&acme(), 0);
+        copies.want(&acme());
         copies.change(&acme(), node(1));
         copies.moved(&acme(), at(1), 1, Some(1));
         copies.renew(node(1), uptime());

@@ -151,7 +151,13 @@ impl Fetcher {
                 self.flight.links.heard(source.node);
                 let labels = [("region", source.region)];
                 metrics::counter!("keppel_transfer_received_bytes_total", &labels).increment(part.len() as u64);
-                return self.board.arrived(ticket, part, now);
+                self.board.arrived(ticket, part, now);
+                for late in self.board.overtaken(ticket) {
+                    let late = &self.givers[late].node;
+                    let labels = [("region", late.region.clone()), ("peer", late.node.short().to_string())];
+                    metrics::counter!("keppel_transfer_late_parts_total", &labels).increment(1);
+                }
+                return;
             }
             Ok(_) => {
                 let labels = [("region", source.region.clone()), ("peer", source.node.short().to_string())];

@@ -9,9 +9,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use bytes::Bytes;
-use keppel_federation::vocabulary::{Digest, RepositoryName};
+use bytes::{Bytes, BytesMut};
+use keppel_federation::vocabulary::{Digest, NodeId, RepositoryName};
 use tokio::sync::{OnceCell, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Elsewhere;
 use super::fetching::Giver;
@@ -43,6 +44,11 @@ impl Flights {
         Self { links: Arc::new(Links::new(budget)), ..Self::default() }
     }
 
+    /// The links that all flights share.
+    pub(super) fn links(&self) -> &Arc<Links> {
+        &self.links
+    }
+
     /// The flight of a blob into a repository, made and asked about if there is none. The other node is asked whether
     /// the repository has the blob; while the flight lives, nobody asks again. Where that node is the account's primary, the
     /// blob may come from any node that has it.
@@ -70,6 +76,12 @@ impl Flights {
         if flight.is_some_and(|flight| *flight.progress.borrow() == Progress::Stored) {
             known.remove(&key);
         }
+    }
+
+    /// Whether there is a flight whose blob was stored.
+    fn has_stored(&self, repository: &RepositoryName, digest: &Digest) -> bool {
+        let flight = self.lock().get(&(repository.clone(), *digest)).and_then(Weak::upgrade);
+        flight.is_some_and(|flight| *flight.progress.borrow() == Progress::Stored)
     }
 
     /// The same for another node of this region, which waits for this one.
@@ -115,18 +127,49 @@ impl Flights {
     }
 }
 
+impl Inner {
+    /// Lets go of a flight that has stored its blob when the blob is here no longer. Slow clients may hold such a flight for
+    /// long, and whoever joins it is promised bytes that nobody fetches.
+    pub(super) async fn forget_if_gone(&self, repository: &RepositoryName, digest: &Digest) {
+        if self.flights.has_stored(repository, digest)
+            && let Err(RegistryError::BlobUnknown { .. }) = self.blob_here(repository, digest).await
+        {
+            self.flights.forget_stored(repository, digest);
+        }
+    }
+
+    /// Joins the flight of a blob that was not here when it was looked for. It may have come meanwhile, and its flight have
+    /// ended by that.
+    ///
+    /// # Errors
+    /// What `source` says, or why it cannot be asked.
+    pub(in crate::registry) async fn join_flight(
+        &self,
+        source: Elsewhere,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Arc<Flight>, RegistryError> {
+        self.forget_if_gone(repository, digest).await;
+        self.flights.join(source, repository, digest).await
+    }
+}
+
 /// How far a flight has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Progress {
     /// So many bytes from the beginning have arrived and fit the hashes.
     Arrived(u64),
-    /// All of it is stored and recorded, and its digest is right.
+    /// All of it has arrived and its digest is right; it is being made durable and recorded.
+    Right,
+    /// All of that is done.
     Stored,
     /// It could not be kept, but its bytes can be had part by part.
     NotKept(String),
     /// Every part fits the hashes that the other node gave, but the whole is not what the digest names.
     Wrong,
 }
+
+type Rest = AbortOnDropHandle<Result<Bytes, RegistryError>>;
 
 /// One transfer.
 pub(in crate::registry) struct Flight {
@@ -140,6 +183,8 @@ pub(in crate::registry) struct Flight {
     /// Whether other nodes of the region wait for this one.
     pub(super) leads: watch::Sender<bool>,
     head: OnceCell<Head>,
+    /// What follows the beginning in the first part, where it was asked for together with that, and of whom.
+    rest: Mutex<Option<(NodeId, Rest)>>,
     started: AtomicBool,
     pub(super) priority: watch::Sender<Priority>,
     pub(super) progress: watch::Sender<Progress>,
@@ -160,6 +205,7 @@ impl Flight {
             links,
             leads: watch::Sender::new(false),
             head: OnceCell::new(),
+            rest: Mutex::default(),
             started: AtomicBool::new(false),
             priority: watch::Sender::new(Priority::Background),
             progress: watch::Sender::new(Progress::Arrived(0)),
@@ -250,12 +296,13 @@ impl Flight {
     /// Why it was not.
     pub(in crate::registry) async fn stored(&self) -> Result<(), RegistryError> {
         let mut progress = self.progress.subscribe();
-        let ended = progress.wait_for(|progress| !matches!(progress, Progress::Arrived(_))).await;
+        let is_over = |progress: &Progress| !matches!(progress, Progress::Arrived(_) | Progress::Right);
+        let ended = progress.wait_for(is_over).await;
         match ended.as_deref() {
             Ok(Progress::Stored) => Ok(()),
             Ok(Progress::NotKept(reason)) => Err(self.source.unusable(&self.repository, reason)),
             Ok(Progress::Wrong) => Err(self.wrong()),
-            Ok(Progress::Arrived(_)) | Err(_) => Err(RegistryError::Interrupted),
+            Ok(Progress::Arrived(_) | Progress::Right) | Err(_) => Err(RegistryError::Interrupted),
         }
     }
 
@@ -264,11 +311,16 @@ impl Flight {
         self.source.unusable(&self.repository, &reason)
     }
 
+    /// How many bytes are there where the parts make so many: the beginning comes before all parts.
+    pub(super) fn with_beginning(&self, bytes: u64) -> u64 {
+        bytes.max(self.head.get().map_or(0, |head| head.beginning.len() as u64))
+    }
+
     /// How many bytes from the beginning have arrived.
     pub(super) fn arrived_bytes(&self) -> u64 {
         match *self.progress.borrow() {
-            Progress::Arrived(bytes) => bytes,
-            Progress::Stored => self.size_bytes(),
+            Progress::Arrived(bytes) => self.with_beginning(bytes),
+            Progress::Right | Progress::Stored => self.size_bytes(),
             Progress::NotKept(_) | Progress::Wrong => 0,
         }
     }
@@ -276,11 +328,13 @@ impl Flight {
     /// Bytes at `offset` that have arrived, `size_bytes` at most, from memory or from what is written. `None`: they are
     /// in neither.
     pub(super) async fn read_arrived(&self, offset: u64, size_bytes: u64) -> Option<Bytes> {
-        let in_memory = {
+        let beginning = self.head.get().map(|head| &head.beginning);
+        let beginning = beginning.filter(|bytes| offset < bytes.len() as u64);
+        let in_memory = beginning.map(|bytes| bytes.slice(offset as usize..)).or_else(|| {
             let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
             let part = recent.iter().find(|(at, bytes)| (*at..at + bytes.len() as u64).contains(&offset));
             part.map(|(at, bytes)| bytes.slice((offset - at) as usize..))
-        };
+        });
         let limit = usize::try_from(size_bytes).unwrap_or(usize::MAX);
         match in_memory {
             Some(bytes) => Some(bytes.slice(..bytes.len().min(limit))),
@@ -304,10 +358,42 @@ impl Flight {
     ///
     /// Cancel safety: dropping it abandons the question.
     pub(super) async fn fetch_from(&self, giver: &Giver, range: Range<u64>) -> Result<Bytes, RegistryError> {
-        let head = self.head()?;
-        if range.start == 0 && range.end == head.beginning.len() as u64 {
-            return Ok(head.beginning.clone());
+        let beginning = &self.head()?.beginning;
+        let known = beginning.len() as u64;
+        match range.start {
+            0 if range.end == known => Ok(beginning.clone()),
+            0 if known > 0 && range.end > known => {
+                let rest = self.fetch_rest(giver, known..range.end).await?;
+                let mut part = BytesMut::with_capacity(beginning.len() + rest.len());
+                part.extend_from_slice(beginning);
+                part.extend_from_slice(&rest);
+                Ok(part.freeze())
+            }
+            _ => self.ask_for(giver, range).await,
         }
+    }
+
+    /// What follows the beginning is on its way already, if this is the node that gave the beginning.
+    async fn fetch_rest(&self, giver: &Giver, range: Range<u64>) -> Result<Bytes, RegistryError> {
+        let expected = {
+            let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+            rest.take_if(|(node, _)| *node == giver.node.node)
+        };
+        if let Some((_, rest)) = expected
+            && let Ok(Ok(rest)) = rest.await
+            && rest.len() as u64 == range.end - range.start
+        {
+            return Ok(rest);
+        }
+        self.ask_for(giver, range).await
+    }
+
+    /// What follows the beginning was asked for.
+    pub(super) fn expect_rest(&self, node: NodeId, rest: Rest) {
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some((node, rest));
+    }
+
+    async fn ask_for(&self, giver: &Giver, range: Range<u64>) -> Result<Bytes, RegistryError> {
         let (upstream, repository) = (&self.source.upstream, &self.repository);
         let priority = *self.priority.borrow();
         let _place = self.links.enter(giver.node.node, priority, range.end - range.start).await;

@@ -105,7 +105,7 @@ impl Registry {
             known => return known.map(|_| ()),
         };
         let elsewhere = self.inner.elsewhere(&repository.account()).ok_or(unknown)?;
-        let flight = self.inner.flights.join(elsewhere, repository, digest).await?;
+        let flight = self.inner.join_flight(elsewhere, repository, digest).await?;
         flight.start(&self.inner, Priority::Background);
         flight.stored().await
     }

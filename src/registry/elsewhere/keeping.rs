@@ -189,7 +189,7 @@ impl Registry {
             let reason = "whoever asks is not known to be the primary here".to_owned();
             return Err(RegistryError::PrimaryUnreachable { account, region, reason });
         }
-        self.inner.want_copy(&account);
+        self.inner.copies.want(&account);
         let keep = |digest: &Digest| {
             let digest = *digest;
             async move { self.keep_blob(repository, &digest, Vec::new(), Priority::Push).await }
@@ -211,7 +211,10 @@ impl Registry {
         }
         let elsewhere = self.inner.elsewhere(&repository.account());
         let elsewhere = elsewhere.ok_or(RegistryError::BlobUnknown { digest: *digest })?;
-        let flight = self.inner.flights.join(elsewhere, repository, digest).await?;
+        let (links, primary) = (self.inner.flights.links(), elsewhere.primary.node);
+        links.await_budget(primary, priority).await;
+        let flight = self.inner.join_flight(elsewhere, repository, digest).await?;
+        links.charge(primary, priority, flight.head().map_or(0, |head| head.beginning.len() as u64));
         flight.start(&self.inner, priority);
         flight.stored().await?;
         match self.keep_stored(repository, digest, manifests).await? {

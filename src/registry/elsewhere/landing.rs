@@ -84,7 +84,8 @@ impl Flight {
         let error = match appended {
             Ok(_) => {
                 let session = is_recorded.then_some(&row.id);
-                let stored = inner.store(upload, &self.repository, self.digest, session).await;
+                let is_right = || drop(self.progress.send_replace(Progress::Right));
+                let stored = inner.store_telling(upload, &self.repository, self.digest, session, is_right).await;
                 match &stored {
                     Ok(()) => {
                         let key = StorageKey::from(&row.id);

@@ -39,8 +39,9 @@ impl Link {
     fn has_room(&self, priority: Priority) -> bool {
         let own = priority as usize;
         let more_urgent = self.under_way[own + 1..].iter().any(|questions| *questions > 0);
-        let all: usize = self.under_way.iter().sum();
-        all < QUESTIONS_MAX && (!more_urgent || self.under_way[own] == 0)
+        // What waits for its budget takes no place from what is more urgent.
+        let as_urgent: usize = self.under_way[own..].iter().sum();
+        as_urgent < QUESTIONS_MAX && (!more_urgent || self.under_way[own] == 0)
     }
 }
 
@@ -65,6 +66,22 @@ impl Links {
             tokio::time::sleep_until(wait_until).await;
         }
         place
+    }
+
+    /// Waits until something may be asked of the node whose answer has bytes of a blob, where nobody waits for it. What they
+    /// were is told to [`Self::charge`].
+    ///
+    /// Cancel safety: safe.
+    pub(super) async fn await_budget(&self, node: NodeId, priority: Priority) {
+        if self.budget.is_some() && priority == Priority::Background {
+            let until = self.lock().get(&node).and_then(|link| link.spent_until);
+            tokio::time::sleep_until(until.unwrap_or_else(Instant::now)).await;
+        }
+    }
+
+    /// Takes bytes out of the budget that have come already.
+    pub(super) fn charge(&self, node: NodeId, priority: Priority, bytes: u64) {
+        self.spend(node, priority, bytes);
     }
 
     fn try_enter(self: &Arc<Self>, node: NodeId, priority: Priority) -> Option<LinkPlace> {
@@ -159,6 +176,28 @@ mod tests {
         assert!(links.try_enter(node(1), Priority::Pull).is_none());
         drop(places);
         assert!(links.try_enter(node(1), Priority::Pull).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_its_budget_takes_no_place_from_a_pull() {
+        let links = Arc::new(Links::new(Some(1)));
+        let waiting = || links.try_enter(node(1), Priority::Background).unwrap();
+        let places: Vec<_> = (0..QUESTIONS_MAX).map(|_| waiting()).collect();
+        assert!(links.try_enter(node(1), Priority::Background).is_none());
+        assert!(links.try_enter(node(1), Priority::Pull).is_some());
+        drop(places);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_with_the_answer_what_a_blob_is_counts_as_well() {
+        let (links, start) = (Links::new(Some(1000)), Instant::now());
+        links.await_budget(node(1), Priority::Background).await;
+        links.charge(node(1), Priority::Background, 3000);
+        links.await_budget(node(1), Priority::Pull).await;
+        links.await_budget(node(2), Priority::Background).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        links.await_budget(node(1), Priority::Background).await;
+        assert!(start.elapsed() >= Duration::from_secs(3), "{:?}", start.elapsed());
     }
 
     #[tokio::test]

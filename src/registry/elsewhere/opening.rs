@@ -12,14 +12,15 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use keppel_federation::vocabulary::{Digest, NodeId};
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::board::FIRST_PART_BYTES;
 use super::fetching::Giver;
 use super::flight::Flight;
 use super::standing::Fault;
 use super::upstream::{BlobOpening, Primary, RemoteBlob};
-use crate::registry::RegistryError;
-use crate::storage::{Outboard, Verifier};
+use crate::registry::{Priority, RegistryError};
+use crate::storage::{BEGINNING_BYTES, Outboard, Verifier};
 
 /// How long nodes of the region may take to say that they have a blob, beyond the way there and back.
 const NEAR_PATIENCE: Duration = Duration::from_millis(30);
@@ -34,7 +35,7 @@ const SEARCH_PATIENCE: Duration = Duration::from_secs(5);
 /// Nodes that are asked where it is not known who has a blob.
 const SEARCHED_MAX: usize = 8;
 
-const WHOLE: BlobOpening = BlobOpening { beginning_bytes: FIRST_PART_BYTES, with_tree: true, to_lead: false };
+const WHOLE: BlobOpening = BlobOpening { beginning_bytes: BEGINNING_BYTES, with_tree: true, to_lead: false };
 const ROOT: BlobOpening = BlobOpening { beginning_bytes: 0, with_tree: false, to_lead: false };
 
 /// What a blob is.
@@ -43,8 +44,9 @@ pub(super) struct Head {
     pub(super) root: [u8; 32],
     /// The pairs of its tree, for others.
     pub(super) tree: Bytes,
-    /// Its first part.
+    /// Its first bytes, if they came with it, and what proves them to others.
     pub(super) beginning: Bytes,
+    pub(super) proof: Vec<[u8; 32]>,
     /// Who may give parts of it.
     pub(super) givers: Vec<Giver>,
     /// Whether the primary says that this is the blob.
@@ -67,7 +69,7 @@ impl Flight {
     pub(super) async fn open(&self) -> Result<Head, RegistryError> {
         let primary = &self.source.primary;
         if !self.is_open_to_all() {
-            let blob = self.ask(primary, WHOLE).await?;
+            let blob = self.ask_far(primary).await?;
             return self.head_of(primary, blob, vec![self.giver(primary, Duration::ZERO)], true);
         }
         let neighbours: Vec<Primary> = self.good(self.source.upstream.neighbours()).collect();
@@ -152,7 +154,7 @@ impl Flight {
     /// From the primary, or, where that cannot be asked, from whoever else has the blob.
     async fn open_far(&self) -> Result<Head, RegistryError> {
         let primary = &self.source.primary;
-        let asked = self.ask(primary, WHOLE);
+        let asked = self.ask_far(primary);
         tokio::pin!(asked);
         let error = match timeout(self.primary_patience(), &mut asked).await {
             Ok(Ok(blob)) => match self.head_of_primary(blob) {
@@ -237,6 +239,19 @@ impl Flight {
         self.source.upstream.open_blob(node, &self.repository, &self.digest, opening).await
     }
 
+    /// The same of a node that is far away: the rest of the first part is asked for at once, so as not to wait for another
+    /// round trip. The beginning goes before it, and needs none of it to be checked.
+    async fn ask_far(&self, node: &Primary) -> Result<RemoteBlob, RegistryError> {
+        let (upstream, repository, digest) = (self.source.upstream.clone(), self.repository.clone(), self.digest);
+        let asked = node.clone();
+        let rest = async move {
+            let range = BEGINNING_BYTES..FIRST_PART_BYTES;
+            upstream.blob_part(&asked, &repository, &digest, range, Duration::ZERO, Priority::Pull).await
+        };
+        self.expect_rest(node.node, AbortOnDropHandle::new(tokio::spawn(rest)));
+        self.ask(node, WHOLE).await
+    }
+
     /// Nodes that may have the blob, the likeliest first.
     fn others(&self, known: &BTreeSet<NodeId>) -> Vec<Primary> {
         let others = self.source.upstream.others(&self.repository.account());
@@ -282,7 +297,12 @@ impl Flight {
         let verifier = Verifier::new(&outboard, blob.root);
         let unfit = || self.unusable(node, "the beginning of a blob does not fit its hashes");
         let fits = |verifier: &Verifier| {
-            blob.beginning.len() as u64 == blob.size_bytes.min(FIRST_PART_BYTES) && verifier.is_part(0, &blob.beginning)
+            let is_whole = blob.beginning.len() as u64 == blob.size_bytes.min(FIRST_PART_BYTES);
+            let has_none = blob.beginning.is_empty() && blob.size_bytes > 0;
+            match is_whole {
+                true => verifier.is_part(0, &blob.beginning),
+                false => has_none || verifier.is_beginning(&blob.beginning, &blob.proof),
+            }
         };
         verifier.filter(fits).ok_or_else(unfit)
     }
@@ -295,8 +315,8 @@ impl Flight {
         is_confirmed: bool,
     ) -> Result<Head, RegistryError> {
         let verifier = self.check(node, &blob).inspect_err(|_| self.blame(node, Fault::Wrong))?;
-        let RemoteBlob { root, tree, beginning, .. } = blob;
-        Ok(Head { verifier, root, tree, beginning, givers, is_confirmed })
+        let RemoteBlob { root, tree, beginning, proof, .. } = blob;
+        Ok(Head { verifier, root, tree, beginning, proof, givers, is_confirmed })
     }
 }
 

@@ -109,32 +109,41 @@ impl State {
             let flight = self.source.flight.clone();
             let mut progress = flight.progress.subscribe();
             let now = progress.borrow_and_update().clone();
-            match now {
-                Progress::Stored => {
-                    let reader = self.source.open_here(self.at..self.end).await?;
-                    self.from = From::Here(Box::new(reader));
-                }
+            let ready = match now {
+                Progress::Right => self.end,
                 Progress::Arrived(bytes) => {
                     let limit = flight.size_bytes().saturating_sub(HELD_BACK_BYTES).min(self.end);
-                    let ready = if flight.is_confirmed() { bytes.min(limit) } else { 0 };
-                    if self.at < ready {
-                        let bytes = match arrived(&flight, self.at, ready).await {
-                            Some(bytes) => bytes,
-                            None => {
-                                let parts = self.source.parts(self.at..self.at + 1);
-                                fetch_one(parts, self.at, ready).await?
-                            }
-                        };
-                        return Ok(Some(self.hand_out(bytes)));
-                    }
-                    progress.changed().await.map_err(|_| RegistryError::Interrupted)?;
+                    if flight.is_confirmed() { flight.with_beginning(bytes).min(limit) } else { 0 }
+                }
+                Progress::Stored => {
+                    self.from = match self.source.open_here(self.at..self.end).await {
+                        Ok(reader) => From::Here(Box::new(reader)),
+                        // It has left again, as what was pulled does, while its client was slow.
+                        Err(RegistryError::BlobUnknown { .. }) => From::Parts(self.source.parts(self.at..self.end)),
+                        Err(error) => return Err(error),
+                    };
+                    continue;
                 }
                 Progress::NotKept(reason) => match flight.is_confirmed() {
-                    true => self.from = From::Parts(self.source.parts(self.at..self.end)),
+                    true => {
+                        self.from = From::Parts(self.source.parts(self.at..self.end));
+                        continue;
+                    }
                     false => return Err(flight.source.unusable(&flight.repository, &reason)),
                 },
                 Progress::Wrong => return Err(flight.wrong()),
+            };
+            if self.at < ready {
+                let bytes = match arrived(&flight, self.at, ready).await {
+                    Some(bytes) => bytes,
+                    None => {
+                        let parts = self.source.parts(self.at..self.at + 1);
+                        fetch_one(parts, self.at, ready).await?
+                    }
+                };
+                return Ok(Some(self.hand_out(bytes)));
             }
+            progress.changed().await.map_err(|_| RegistryError::Interrupted)?;
         }
     }
 

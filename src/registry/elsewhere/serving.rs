@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use keppel_federation::vocabulary::{Digest, NodeId, RepositoryName};
 use tokio::time::Instant;
@@ -12,6 +13,10 @@ use super::Elsewhere;
 use super::flight::{Flight, Progress};
 use super::upstream::{BlobOpening, RemoteBlob};
 use crate::registry::{Priority, Registry, RegistryError};
+use crate::storage::{BEGINNING_BYTES, GROUP_BYTES, prove_beginning};
+
+/// How long a node that is led waits for the first group, where it takes no less.
+const LED_WAIT: Duration = Duration::from_secs(2);
 
 impl Registry {
     /// What a blob is, for another node, with its beginning. `patience`: how long to wait for one from outside. Whoever
@@ -37,12 +42,18 @@ impl Registry {
             Some(elsewhere) if opening.to_lead => {
                 let flight = self.lead(elsewhere, repository, digest).await?;
                 let head = flight.head()?;
-                let beginning_bytes = head.beginning.len().min(opening.beginning_bytes as usize);
+                let (beginning, proof) = match opening.beginning_bytes {
+                    0 => (Bytes::new(), Vec::new()),
+                    BEGINNING_BYTES => (head.beginning.clone(), head.proof.clone()),
+                    // An older node, which takes whole groups only.
+                    more => (self.read_blob_for(repository, digest, 0..more, LED_WAIT).await?.into(), Vec::new()),
+                };
                 Ok(RemoteBlob {
                     size_bytes: flight.size_bytes(),
                     root: head.root,
-                    tree: if opening.with_tree { head.tree.clone() } else { bytes::Bytes::new() },
-                    beginning: head.beginning.slice(..beginning_bytes),
+                    tree: if opening.with_tree { head.tree.clone() } else { Bytes::new() },
+                    beginning,
+                    proof,
                     holders: Vec::new(),
                 })
             }
@@ -66,21 +77,29 @@ impl Registry {
         let holders = &self.inner.holders;
         let blob = self.load_blob_for_region(repository, digest, patience).await?;
         let (outboard, root) = self.load_outboard(&blob).await?;
-        let end = blob.size_bytes.min(opening.beginning_bytes);
-        let beginning = match end {
+        let is_proved = opening.beginning_bytes == BEGINNING_BYTES;
+        let wanted_bytes = if is_proved { GROUP_BYTES } else { opening.beginning_bytes };
+        let end = blob.size_bytes.min(wanted_bytes);
+        let mut beginning = match end {
             0 => Vec::new(),
             end => self.read_local(repository, digest, 0..end).await?,
         };
         if beginning.len() as u64 != end {
             return Err(RegistryError::BlobUnknown { digest: *digest });
         }
+        let mut proof = Vec::new();
+        if is_proved {
+            proof = prove_beginning(&beginning);
+            beginning.truncate(BEGINNING_BYTES as usize);
+        }
         let named = holders.named(digest, asker);
         holders.note(digest, asker);
         Ok(RemoteBlob {
             size_bytes: blob.size_bytes,
             root,
-            tree: if opening.with_tree { outboard.pairs } else { bytes::Bytes::new() },
+            tree: if opening.with_tree { outboard.pairs } else { Bytes::new() },
             beginning: beginning.into(),
+            proof,
             holders: named,
         })
     }
@@ -116,9 +135,10 @@ impl Registry {
         digest: &Digest,
     ) -> Result<Arc<Flight>, RegistryError> {
         let inner = &self.inner;
+        inner.forget_if_gone(repository, digest).await;
         let flight = inner.flights.lead(elsewhere, repository, digest).await?;
         flight.start(inner, Priority::Pull);
-        inner.want_copy(&repository.account());
+        inner.copies.want(&repository.account());
         Ok(flight)
     }
 
@@ -145,12 +165,14 @@ async fn read_in_flight(flight: &Flight, range: Range<u64>, wait: Duration) -> R
     let mut range = range;
     loop {
         if flight.head().is_ok() {
-            range.end = range.end.min(flight.size_bytes());
+            // Who asks may be wrong about the size.
+            range = range.start.min(flight.size_bytes())..range.end.min(flight.size_bytes());
         }
         let now = progress.borrow_and_update().clone();
         match now {
             Progress::Stored => return Ok(None),
             Progress::Arrived(arrived) if arrived >= range.end && flight.head().is_ok() => break,
+            Progress::Right => break,
             Progress::Arrived(_) => {}
             Progress::NotKept(_) | Progress::Wrong => return Err(RegistryError::BlobUnknown { digest: flight.digest }),
         }

@@ -10,9 +10,11 @@ use super::*;
 use crate::metadata::{Metadata, MetadataOptions};
 use crate::model::ManualClock;
 use crate::registry::{LocalClaims, Page, Referrer, RegistryOptions};
-use crate::storage::{FilesystemOptions, Storage};
+use crate::storage::{BEGINNING_BYTES, FilesystemOptions, Storage};
+use futures_util::FutureExt as _;
 use std::time::Duration;
 
+mod leaving;
 mod platforms;
 mod sources;
 
@@ -32,6 +34,12 @@ enum Fault {
     Away,
     /// Hashes and parts agree with each other, but not with the digest.
     AnotherBlob,
+    /// It says what the blob is, and no part ever comes.
+    NoParts,
+    /// What is to prove the beginning does not.
+    WrongProof,
+    /// It is older than beginnings that are no whole group.
+    Older,
 }
 
 /// Another region, with a registry of its own.
@@ -105,7 +113,13 @@ impl Upstream for OtherRegion {
         opening: BlobOpening,
     ) -> Result<RemoteBlob, RegistryError> {
         let name = self.taken_for(digest);
-        self.registry.open_blob_for(self.node(), repository, &name, opening, Duration::ZERO).await
+        let mut blob = self.registry.open_blob_for(self.node(), repository, &name, opening, Duration::ZERO).await?;
+        match self.fault {
+            Fault::WrongProof => blob.proof[1][5] ^= 1,
+            Fault::Older => (blob.beginning, blob.proof) = (Bytes::new(), Vec::new()),
+            _ => {}
+        }
+        Ok(blob)
     }
 
     async fn blob_part(
@@ -118,6 +132,9 @@ impl Upstream for OtherRegion {
         _: Priority,
     ) -> Result<Bytes, RegistryError> {
         let asked = self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.fault == Fault::NoParts {
+            std::future::pending::<()>().await;
+        }
         let right = self.read(repository, digest, range.clone()).await;
         let mut wrong = right.to_vec();
         wrong[right.len() / 2] ^= 1;
@@ -201,9 +218,8 @@ fn digest_of_bytes(bytes: &[u8]) -> Digest {
     Digest::from_sha256(sha2::Sha256::digest(bytes).into())
 }
 
-/// Pulls a range of the blob named `digest` from a region with this fault: what the client got before the end or the
-/// error, and whether the blob is here afterwards.
-async fn pull(fault: Fault, range: Option<Range<u64>>) -> (Vec<u8>, Result<(), RegistryError>, bool) {
+/// A registry, empty, beside a region with this fault that has the blob named by the digest.
+async fn beside(fault: Fault) -> (Registry, Arc<OtherRegion>, Digest, [tempfile::TempDir; 2]) {
     let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (other, registry) = (open(&there), open(&here));
     let stored = content();
@@ -214,13 +230,22 @@ async fn pull(fault: Fault, range: Option<Range<u64>>) -> (Vec<u8>, Result<(), R
         Fault::AnotherBlob => digest_of_bytes(b"something else"),
         _ => blob,
     };
-    registry.connect(Arc::new(OtherRegion {
-        registry: other,
-        fault,
-        asked: AtomicUsize::new(0),
-        blob,
-        is_replica: false,
-    }));
+    let other = Arc::new(OtherRegion { registry: other, fault, asked: AtomicUsize::new(0), blob, is_replica: false });
+    registry.connect(other.clone());
+    (registry, other, digest, [there, here])
+}
+
+/// Waits until a blob that was just pulled is here for good, if it is to be: its last bytes go out a moment before.
+async fn settled(registry: &Registry, digest: &Digest) {
+    if let Some(flight) = registry.inner.flights.under_way(&app(), digest) {
+        let _ = flight.stored().await;
+    }
+}
+
+/// Pulls a range of a blob from a region with this fault: what the client got before the end or the error, and whether
+/// the blob is here afterwards.
+async fn pull(fault: Fault, range: Option<Range<u64>>) -> (Vec<u8>, Result<(), RegistryError>, bool) {
+    let (registry, _other, digest, _directories) = beside(fault).await;
     let found = registry.load_blob(&app(), &digest, true).await.unwrap();
     let range = range.unwrap_or(0..found.size_bytes);
     let mut bytes = registry.open_blob(&found, range).await.unwrap();
@@ -231,17 +256,49 @@ async fn pull(fault: Fault, range: Option<Range<u64>>) -> (Vec<u8>, Result<(), R
             Err(error) => outcome = Err(error),
         }
     }
+    drop(bytes);
+    settled(&registry, &digest).await;
     let is_here = registry.load_local_blob(&app(), &digest).await.is_ok();
     (got, outcome, is_here)
 }
 
 #[tokio::test]
 async fn a_blob_comes_whole_and_stays() {
-    for fault in [Fault::None, Fault::WrongAtFirst, Fault::Away] {
+    for fault in [Fault::None, Fault::WrongAtFirst, Fault::Away, Fault::Older] {
         let (got, outcome, is_here) = pull(fault, None).await;
         outcome.unwrap();
         assert!(got == content() && is_here, "{fault:?}");
     }
+}
+
+#[tokio::test]
+async fn a_blob_begins_before_any_part_of_it_has_come() {
+    let (registry, _other, digest, _directories) = beside(Fault::NoParts).await;
+    for range in [0..content().len() as u64, 5..100_000] {
+        let begin = range.start as usize;
+        let blob = registry.load_blob(&app(), &digest, true).await.unwrap();
+        let mut bytes = registry.open_blob(&blob, range).await.unwrap();
+        let first = tokio::time::timeout(Duration::from_secs(5), bytes.next()).await.unwrap().unwrap().unwrap();
+        assert!(first == content()[begin..BEGINNING_BYTES as usize], "{} bytes", first.len());
+        assert!(bytes.next().now_or_never().is_none(), "the rest waits for its parts");
+    }
+}
+
+#[tokio::test]
+async fn a_beginning_that_is_not_proved_is_refused() {
+    let (registry, _other, digest, _directories) = beside(Fault::WrongProof).await;
+    let refused = registry.load_blob(&app(), &digest, true).await.err().unwrap();
+    assert!(matches!(refused, RegistryError::PrimaryUnreachable { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn no_byte_is_asked_for_twice_where_nothing_goes_wrong() {
+    let (registry, other, digest, _directories) = beside(Fault::None).await;
+    let blob = registry.load_blob(&app(), &digest, true).await.unwrap();
+    let bytes = registry.open_blob(&blob, 0..blob.size_bytes).await.unwrap();
+    assert!(bytes.try_collect::<Vec<_>>().await.unwrap().concat() == content());
+    let parts = (content().len() as u64 - board::FIRST_PART_BYTES).div_ceil(board::PART_BYTES);
+    assert_eq!(other.asked.load(Ordering::SeqCst) as u64, parts + 1, "the rest of the first, and all others");
 }
 
 #[tokio::test]
@@ -312,6 +369,7 @@ async fn what_merely_passed_through_goes_when_there_is_no_room_for_it_and_comes_
         let blob = registry.load_blob(&app(), &digest, true).await.unwrap();
         let stream = registry.open_blob(&blob, 0..blob.size_bytes).await.unwrap();
         assert!(stream.try_collect::<Vec<_>>().await.unwrap().concat() == content(byte));
+        settled(&registry, &digest).await;
     };
     let is_here = async |byte: u8| {
         let digest = digest_of_bytes(&content(byte));

@@ -10,7 +10,7 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, Repo
 
 use super::{AccountSums, Priority};
 use crate::external::ManifestAnswer;
-use crate::metadata::{PulledNames, Told};
+use crate::metadata::PulledNames;
 use crate::registry::{ManifestTarget, Page, PutManifest, Referrer, RegistryError};
 
 /// The node that decides about an account's content.
@@ -47,7 +47,7 @@ pub struct RemoteManifest {
 /// What is asked about a blob before its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlobOpening {
-    /// How many bytes of its beginning: whole groups.
+    /// How many bytes of its beginning: none, [`BEGINNING_BYTES`](crate::storage::BEGINNING_BYTES), or whole groups.
     pub beginning_bytes: u64,
     /// Whether its tree is wanted.
     pub with_tree: bool,
@@ -64,8 +64,10 @@ pub struct RemoteBlob {
     pub root: [u8; 32],
     /// The pairs of that tree; empty where they were not asked for.
     pub tree: Bytes,
-    /// Bytes from its beginning; as many as were asked for, or all.
+    /// Bytes from its beginning: as many as were asked for, or all, or none.
     pub beginning: Bytes,
+    /// What proves the beginning where it is no whole group.
+    pub proof: Vec<[u8; 32]>,
     /// Other nodes that probably have it.
     pub holders: Vec<NodeId>,
 }
@@ -92,11 +94,6 @@ pub enum Deletion {
 pub trait Upstream: Send + Sync + 'static {
     /// The primary of an account, when that is another node. A look-up in memory.
     fn primary(&self, account: &AccountName) -> Option<Primary>;
-
-    /// Under which claim a node is the primary of an account; `None`: it is not. A look-up in memory.
-    fn told_by(&self, account: &AccountName, node: NodeId) -> Option<Told> {
-        self.primary(account).filter(|primary| primary.node == node).map(|_| Told::default())
-    }
 
     /// Nodes other than the primary that may hold content of an account, the likeliest first. A look-up in memory.
     fn others(&self, account: &AccountName) -> Vec<Primary>;

@@ -95,6 +95,11 @@ impl Registry {
         let _ = self.inner.external.client.set(client);
     }
 
+    /// The registry outside that an account mirrors, as it is written; `None`: it mirrors none.
+    pub fn mirrored(&self, account: &AccountName) -> Option<String> {
+        self.inner.external_source(account).map(|source| source.url.clone())
+    }
+
     /// Whether what this region holds of an account can be had again from elsewhere, and so need not be whole.
     pub fn is_copy(&self, account: &AccountName) -> bool {
         self.inner.is_copy(account)

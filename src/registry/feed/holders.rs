@@ -3,9 +3,13 @@
 //!
 //! Invariants: an event is confirmed only when everyone who holds a lease of its account has applied it, or their lease
 //! has run out here, where it is counted from the arrival of the request that renewed it, and longer than there. An
-//! account is granted only to who is being sent all of it; whoever is granted is waited for from that moment on.
+//! account is granted only to who is being sent all of it; whoever is granted is waited for from that moment on, until it
+//! is known to have heard that it is not granted any more. A lease is renewed only for who has been told of every account
+//! that this node has lost.
 
-use std::collections::{HashMap, HashSet};
+mod turns;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +26,7 @@ pub(super) struct Holders {
     accounts: HashMap<AccountName, Watched>,
     /// Nodes that may hold leases that they do not renew: from before this process started, or revoked; and until when.
     former: HashMap<NodeId, Duration>,
-    /// Accounts that nobody is granted: they are being handed over.
+    /// Accounts that nobody is granted: they are being handed over, or may be.
     ungranted: HashSet<AccountName>,
     /// Accounts that another node was primary of, whose promises may last until then: nothing is everywhere before.
     quiet: HashMap<AccountName, Duration>,
@@ -36,12 +40,22 @@ struct Session {
     held: HashMap<AccountName, Held>,
     /// Accounts in which something may be new to it.
     stirred: HashSet<AccountName>,
+    /// Accounts that it followed and this node has lost, of which it has not been told.
+    withdrawn: BTreeSet<AccountName>,
+    /// Accounts that it was told not to answer for. Its next question says that it knows.
+    ending: HashSet<AccountName>,
+    /// Answers so far.
+    turn: u64,
     wake: Arc<Notify>,
 }
 
 struct Held {
     place: Place,
     granted: bool,
+    /// The answer in which there was room for it last.
+    served: u64,
+    /// Since when it is not sent all there is.
+    behind_since: Option<Duration>,
     /// The end of the log and the confirmed event that it was told of last.
     told: Option<(u64, Option<u64>)>,
 }
@@ -53,7 +67,15 @@ struct Watched {
     head: Option<Cursor>,
     /// Everything up to this event is everywhere.
     confirmed: u64,
+    /// Somebody waits until everything up to this event is with those who hold it.
+    awaited: u64,
     followers: HashSet<NodeId>,
+}
+
+impl Held {
+    fn new(place: Place) -> Self {
+        Self { place, granted: false, served: 0, behind_since: None, told: None }
+    }
 }
 
 /// What a follower is told of a place that it will reach.
@@ -69,6 +91,15 @@ pub(super) enum Settled {
     Yes,
     /// Not before something moves, or this time comes.
     NotBefore(Duration),
+}
+
+impl Session {
+    fn forget(&mut self, account: &AccountName) {
+        self.held.remove(account);
+        self.stirred.remove(account);
+        self.withdrawn.remove(account);
+        self.ending.remove(account);
+    }
 }
 
 impl Holders {
@@ -97,7 +128,7 @@ impl Holders {
     /// in the one before. Until then, or until their leases end, [`Self::former_until`] says so.
     pub(super) fn revoke(&mut self, account: &AccountName, now: Duration) {
         self.sweep(now);
-        self.ungranted.insert(account.clone());
+        self.withhold(account);
         let is_granted = |session: &Session| session.held.get(account).is_some_and(|held| held.granted);
         let granted = self.sessions.iter().filter(|(_, session)| is_granted(session));
         let granted: Vec<(NodeId, Duration)> = granted.map(|(node, session)| (*node, session.lease_until)).collect();
@@ -108,6 +139,11 @@ impl Holders {
         for (node, _) in granted {
             self.end(node, now);
         }
+    }
+
+    /// Nobody is granted an account from now on.
+    pub(super) fn withhold(&mut self, account: &AccountName) {
+        self.ungranted.insert(account.clone());
     }
 
     /// The account may be granted again.
@@ -158,6 +194,9 @@ impl Holders {
                 heard: now,
                 held: HashMap::new(),
                 stirred: HashSet::new(),
+                withdrawn: BTreeSet::new(),
+                ending: HashSet::new(),
+                turn: 0,
                 wake: Arc::default(),
             };
             self.sessions.insert(node, session);
@@ -174,10 +213,15 @@ impl Holders {
             session.lease_until = until;
         }
         let wake = session.wake.clone();
-        let mut changed = Vec::new();
+        let mut changed: Vec<AccountName> = session.ending.drain().collect();
+        for account in &changed {
+            // There is one question at a time: so this one was sent after the answer before was taken in.
+            if let Some(held) = session.held.get_mut(account) {
+                held.granted = false;
+            }
+        }
         for (account, place) in request.places {
-            let held = session.held.entry(account.clone());
-            let held = held.or_insert_with(|| Held { place: place.clone(), granted: false, told: None });
+            let held = session.held.entry(account.clone()).or_insert_with(|| Held::new(place.clone()));
             // Whoever asks for a listing has given up the grant before.
             held.granted &= matches!(place, Place::At(_));
             held.place = place;
@@ -186,8 +230,7 @@ impl Holders {
             changed.push(account);
         }
         for account in &request.dropped {
-            session.held.remove(account);
-            session.stirred.remove(account);
+            session.forget(account);
         }
         for account in request.dropped {
             self.leave(node, &account);
@@ -199,36 +242,16 @@ impl Holders {
         Some(wake)
     }
 
-    /// The accounts of a session in which something may be new, with its places; `None` when it has ended. They are
-    /// given once; those that the lease covers come first.
-    pub(super) fn take_stirred(&mut self, node: NodeId, id: u64) -> Option<Vec<(AccountName, Place)>> {
-        let session = self.sessions.get_mut(&node).filter(|session| session.id == id)?;
-        let stirred = std::mem::take(&mut session.stirred);
-        let mut places: Vec<(bool, AccountName, Place)> = Vec::with_capacity(stirred.len());
-        for account in stirred {
-            if let Some(held) = session.held.get(&account) {
-                places.push((!held.granted, account, held.place.clone()));
-            }
-        }
-        places.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        Some(places.into_iter().map(|(_, account, place)| (account, place)).collect())
-    }
-
-    /// Accounts for which there was no room are looked at again.
-    pub(super) fn stir(&mut self, node: NodeId, id: u64, accounts: impl IntoIterator<Item = AccountName>) {
-        if let Some(session) = self.sessions.get_mut(&node).filter(|session| session.id == id) {
-            session.stirred.extend(accounts);
-        }
-    }
-
     /// A follower is about to be sent everything up to `upto`, of a log whose end was just read to be `head`. With all of
-    /// it the account is granted. `None` when the session has ended or has moved on.
+    /// it the account is granted, unless `is_settled` says that this node may not be its primary for long; who was sent less
+    /// for a lease time is granted it no more. `None` when the session has ended or has moved on.
     pub(super) fn stand(
         &mut self,
         node: NodeId,
         id: u64,
         account: &AccountName,
         (upto, head): (Cursor, Cursor),
+        is_settled: bool,
         now: Duration,
     ) -> Option<Standing> {
         self.sweep(now);
@@ -237,12 +260,23 @@ impl Holders {
             watched.head = Some(head);
         }
         self.settle(account, now);
-        let may_grant = self.former.is_empty() && !self.ungranted.contains(account);
+        let may_grant = is_settled && self.former.is_empty() && !self.ungranted.contains(account);
         let session = self.sessions.get_mut(&node).filter(|session| session.id == id)?;
         let held = session.held.get_mut(account)?;
+        let may_grant = may_grant && !session.withdrawn.contains(account);
         held.granted |= may_grant && session.with_lease && session.lease_until >= now && upto == head;
+        match upto == head {
+            true => held.behind_since = None,
+            false => {
+                let since = *held.behind_since.get_or_insert(now);
+                if held.granted && now >= since + self.lease {
+                    session.ending.insert(account.clone());
+                }
+            }
+        }
         let watched = self.accounts.get(account)?;
-        let confirmed = held.granted.then_some(watched.confirmed);
+        let is_granted = held.granted && !session.ending.contains(account);
+        let confirmed = is_granted.then_some(watched.confirmed);
         let end = watched.head.map_or(0, |head| head.sequence);
         let told = Some((end, confirmed));
         let is_known = held.told == told;
@@ -253,7 +287,7 @@ impl Holders {
     /// An account is not to be followed here.
     pub(super) fn refuse(&mut self, node: NodeId, account: &AccountName, now: Duration) {
         if let Some(session) = self.sessions.get_mut(&node) {
-            session.held.remove(account);
+            session.forget(account);
         }
         self.leave(node, account);
         self.settle(account, now);

@@ -6,6 +6,10 @@
 //! here wait in the same way, and followers show an event only once they are told that it is everywhere: else somebody
 //! who has seen the new could be shown the old in another region.
 //!
+//! The asker's lease covers all accounts that it follows here. So when this node learns that it is the primary of one no
+//! longer, it says so before it renews another lease: [`Inner::withdraw_lost`] runs before the authority that is needed for
+//! that is renewed. What an answer carries is shared out: each account gets a part, those first that somebody waits for.
+//!
 //! Invariants: those of `holders`; a node is on disk as a holder before it is granted anything, and so a restart knows for
 //! whom to wait. Deliberately absent: blobs.
 
@@ -23,12 +27,14 @@ use tokio::sync::Notify;
 
 use self::holders::{Holders, Settled};
 use self::messages::{FollowAnswer, FollowRequest, News, NewsKind, Place};
-use self::outgoing::{ANSWER_BYTES, Found};
+use self::outgoing::{ANSWER_BYTES, Found, Room};
 use super::{Inner, Registry, RegistryError};
 use crate::metadata::{EventHead, Stage, WriteTransaction};
 use crate::model::policy::Ack;
 use crate::model::uptime;
 
+/// What an account gets of an answer at the least, in bytes, while there is room at all.
+const SHARE_BYTES_MIN: usize = 64 << 10;
 /// Accounts that are looked at for one answer.
 const ACCOUNTS_PER_LOOK: usize = 256;
 /// Nodes whose leases a restart remembers; a federation has fewer.
@@ -74,7 +80,8 @@ impl Feed {
     /// Whether a majority of the federation stood behind this node's view within the lease time. Two loads: asked at
     /// every pull.
     pub(super) fn has_authority(&self) -> bool {
-        let until = self.authority_until_ms.load(Ordering::Relaxed);
+        // Whoever sees it renewed sees what was withdrawn before.
+        let until = self.authority_until_ms.load(Ordering::Acquire);
         until == u64::MAX || u128::from(until) > uptime().as_millis()
     }
 
@@ -109,6 +116,25 @@ impl Inner {
             let _ = tokio::time::timeout(left, moved).await;
         }
         self.feed.moved.notify_waiters();
+    }
+
+    /// Leases of an account are granted to nobody: it may have been handed over before a restart.
+    pub(super) fn withhold_leases(&self, account: &AccountName) {
+        self.feed.holders().withhold(account);
+    }
+
+    /// Ends what other nodes were promised about accounts that are not this node's any more: they are told with the next
+    /// answer, and their leases are not renewed before.
+    pub(super) fn withdraw_lost(&self) {
+        let followed = self.feed.holders().followed();
+        let lost: Vec<AccountName> = followed.into_iter().filter(|account| !self.claims.is_primary(account)).collect();
+        let mut holders = self.feed.holders();
+        lost.iter().for_each(|account| holders.withdraw(account));
+    }
+
+    /// The same for one account.
+    pub(super) fn withdraw_leases(&self, account: &AccountName) {
+        self.feed.holders().withdraw(account);
     }
 
     /// Leases of an account may be granted again.
@@ -150,6 +176,7 @@ impl Inner {
                 Settled::NotBefore(_) if self.is_acknowledged_at_primary(account) && !self.is_quiet(account) => break,
                 Settled::NotBefore(until) => until,
             };
+            self.feed.holders().await_event(account, sequence);
             let _ = tokio::time::timeout(until.saturating_sub(uptime()), moved).await;
         }
         let waited = uptime().saturating_sub(began);
@@ -180,9 +207,11 @@ impl Inner {
             let mut moved = std::pin::pin!(self.feed.moved.notified());
             moved.as_mut().enable();
             let lacking = {
-                let holders = self.feed.holders();
+                let mut holders = self.feed.holders();
                 let lacking = nodes.iter().filter(|node| !holders.has_applied(**node, account, sequence));
-                lacking.copied().collect::<Vec<_>>()
+                let lacking = lacking.copied().collect::<Vec<_>>();
+                holders.await_event(account, sequence);
+                lacking
             };
             let left = until.saturating_sub(uptime());
             if lacking.is_empty() || left.is_zero() {
@@ -240,11 +269,11 @@ impl Inner {
 
     fn refresh_authority(&self) {
         // What was decided before that moment shows here by now: so whatever is no longer ours is dropped first.
-        let age = self.claims.majority_age();
+        let asked_at = self.claims.majority_asked_at();
         self.notice_successors();
-        let left = age.and_then(|age| self.feed.lease.checked_sub(age)).unwrap_or_default();
-        let until = uptime().saturating_add(left).as_millis();
-        self.feed.authority_until_ms.store(u64::try_from(until).unwrap_or(u64::MAX - 1), Ordering::Relaxed);
+        // Counted from then, however long this took, or the machine slept meanwhile.
+        let until = asked_at.map_or(Duration::ZERO, |at| at.saturating_add(self.feed.lease)).as_millis();
+        self.feed.authority_until_ms.store(u64::try_from(until).unwrap_or(u64::MAX - 1), Ordering::Release);
     }
 }
 
@@ -344,12 +373,15 @@ impl Registry {
             recorded.await.map_err(RegistryError::Metadata)?;
         }
         loop {
-            let Some(stirred) = inner.feed.holders().take_stirred(node, id) else {
+            let Some(turn) = inner.feed.holders().take_turn(node, id) else {
                 return Ok(FollowAnswer::UnknownSession);
             };
-            if !stirred.is_empty() {
-                let news = inner.look(node, id, stirred).await?;
+            let not_primary = |account| News { account, what: NewsKind::NotPrimary };
+            let mut news: Vec<News> = turn.withdrawn.into_iter().map(not_primary).collect();
+            if !turn.places.is_empty() || !news.is_empty() {
+                news.extend(inner.look(node, id, turn.places).await?);
                 if !news.is_empty() {
+                    let lease_ms = if turn.is_all { lease_ms } else { 0 };
                     return Ok(FollowAnswer::News { lease_ms, news });
                 }
                 continue;
@@ -386,16 +418,27 @@ impl Inner {
         });
         let reading = self.metadata.read(move |reader| {
             let (mut room, mut found, mut left) = (ANSWER_BYTES, Vec::new(), Vec::new());
+            let mut to_come = places.len();
             for (account, place) in places {
-                match room {
-                    0 => left.push(account),
-                    _ => found.push((outgoing::find(reader, &account, &place, &mut room)?, account)),
+                // What the others do not need is for those that come last.
+                let share = (room / to_come).max(SHARE_BYTES_MIN).min(room);
+                to_come -= 1;
+                if share == 0 {
+                    left.push(account);
+                    continue;
                 }
+                let mut part = Room::of(share);
+                found.push((outgoing::find(reader, &account, &place, &mut part)?, account));
+                room = room.saturating_sub(part.used);
             }
             Ok::<_, RegistryError>((found, left))
         });
         let (found, left) = reading.await?;
-        self.feed.holders().stir(node, id, left);
+        {
+            let mut holders = self.feed.holders();
+            holders.stir(node, id, left);
+            holders.serve(node, id, found.iter().map(|(_, account)| account));
+        }
         for (found, account) in found {
             news.extend(self.tell(node, id, account, found));
         }
@@ -406,7 +449,9 @@ impl Inner {
     fn tell(&self, node: NodeId, id: u64, account: AccountName, found: Found) -> Option<News> {
         let what = match found {
             Found::Events { changes, upto, head } => {
-                let standing = self.feed.holders().stand(node, id, &account, (upto, head), uptime())?;
+                // While an account is handed over, whoever gets it has to hear of everything, and nobody answers for it.
+                let is_settled = matches!(self.primacies.stage(&account), None | Some(Stage::Held | Stage::Taken));
+                let standing = self.feed.holders().stand(node, id, &account, (upto, head), is_settled, uptime())?;
                 if changes.is_empty() && upto == head && standing.is_known {
                     return None;
                 }

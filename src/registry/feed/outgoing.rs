@@ -32,12 +32,31 @@ pub(super) enum Found {
     TooLarge,
 }
 
-/// What an asker at this place lacks; takes its size off `room`, in bytes.
+/// How much may be found, in bytes.
+#[derive(Debug)]
+pub(super) struct Room {
+    left: usize,
+    /// What was found; it may be more than there was room for, by one manifest.
+    pub(super) used: usize,
+}
+
+impl Room {
+    pub(super) fn of(bytes: usize) -> Self {
+        Self { left: bytes, used: 0 }
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(bytes);
+        self.used += bytes;
+    }
+}
+
+/// What an asker at this place lacks, as far as there is room.
 pub(super) fn find(
     reader: &Reader<'_>,
     account: &AccountName,
     place: &Place,
-    room: &mut usize,
+    room: &mut Room,
 ) -> Result<Found, MetadataError> {
     let head = reader.get_event_head(account)?;
     match (place, head) {
@@ -64,7 +83,7 @@ fn find_events(
     account: AccountId,
     from: Cursor,
     head: Cursor,
-    room: &mut usize,
+    room: &mut Room,
 ) -> Result<Found, MetadataError> {
     if from == head {
         return Ok(Found::Events { changes: Vec::new(), upto: from, head });
@@ -74,7 +93,7 @@ fn find_events(
     }
     let (mut changes, mut upto) = (Vec::new(), from);
     for event in reader.list_events(account, from.sequence, ROWS_MAX)? {
-        if *room == 0 {
+        if room.left == 0 {
             break;
         }
         let mut size = ROW_BYTES;
@@ -94,7 +113,7 @@ fn find_events(
             EventKind::TagGone(tag) => Some(ChangeKind::TagGone(tag)),
             EventKind::BlobGone(digest) => Some(ChangeKind::BlobGone(digest)),
         };
-        *room = room.saturating_sub(size);
+        room.take(size);
         upto = event.cursor;
         changes.extend(kind.map(|kind| Change { repository: event.repository, at: event.at, kind }));
     }
@@ -106,7 +125,7 @@ fn find_page(
     account: AccountId,
     mut place: ListPlace,
     base: Cursor,
-    room: &mut usize,
+    room: &mut Room,
 ) -> Result<Found, MetadataError> {
     let mut slices = Vec::new();
     // Even without room one step is made, so that a listing always comes to its end.
@@ -115,7 +134,7 @@ fn find_page(
             ListPlace::Next { after } => {
                 let next = reader.get_next_repository(account, &after)?.map(|(_, name)| name);
                 slices.push(Slice::Repository { after, name: next.clone() });
-                *room = room.saturating_sub(ROW_BYTES);
+                room.take(ROW_BYTES);
                 match next {
                     Some(repository) => ListPlace::Manifests { repository, after: None },
                     None => return Ok(Found::Page { slices, next: None, base }),
@@ -127,12 +146,12 @@ fn find_page(
                     place = ListPlace::Next { after: repository };
                     continue;
                 };
-                let (manifests, is_end) = reader.list_manifest_copies(id, after.as_ref(), ROWS_MAX, *room)?;
+                let (manifests, is_end) = reader.list_manifest_copies(id, after.as_ref(), ROWS_MAX, room.left)?;
                 if manifests.iter().any(|manifest| manifest.bytes.len() > MANIFEST_BYTES_MAX) {
                     return Ok(Found::TooLarge);
                 }
                 let size: usize = manifests.iter().map(|manifest| manifest.bytes.len() + ROW_BYTES).sum();
-                *room = room.saturating_sub(size);
+                room.take(size);
                 let last = manifests.last().map(|manifest| manifest.digest);
                 let upto = last.filter(|_| !is_end);
                 slices.push(Slice::Manifests { repository: repository.clone(), after, manifests, upto });
@@ -147,7 +166,7 @@ fn find_page(
                     continue;
                 };
                 let tags = reader.list_tag_copies(id, &after, ROWS_MAX)?;
-                *room = room.saturating_sub(tags.len() * ROW_BYTES);
+                room.take(tags.len() * ROW_BYTES);
                 let upto = tags.last().filter(|_| tags.len() == ROWS_MAX).map(|tag| tag.name.clone());
                 slices.push(Slice::Tags { repository: repository.clone(), after, tags, upto: upto.clone() });
                 match upto {
@@ -156,7 +175,7 @@ fn find_page(
                 }
             }
         };
-        if *room == 0 {
+        if room.left == 0 {
             return Ok(Found::Page { slices, next: Some(place), base });
         }
     }

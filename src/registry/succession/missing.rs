@@ -36,7 +36,7 @@ impl Registry {
         if !is_missing.map_err(RegistryError::Metadata)? && !self.inner.is_in_disorder(&repository.account()) {
             return Ok(None);
         }
-        let Some(flight) = self.inner.flight_from_others(repository, digest).await else {
+        let Ok(Some(flight)) = self.inner.flight_from_others(repository, digest).await else {
             let reason = "the account was taken over from a region that cannot be reached, and this was there only";
             return if to_read { Err(moving(&repository.account(), reason)) } else { Ok(None) };
         };
@@ -99,14 +99,24 @@ impl Registry {
 }
 
 impl Inner {
-    /// A flight from the first other node that has the blob.
-    async fn flight_from_others(&self, repository: &RepositoryName, digest: &Digest) -> Option<Arc<Flight>> {
+    /// A flight from the first other node that has the blob. `None`: all of them say that they do not have it.
+    ///
+    /// # Errors
+    /// Why one that may have it cannot be asked, when no other has it.
+    pub(in crate::registry) async fn flight_from_others(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Arc<Flight>>, RegistryError> {
+        let mut silent = None;
         for source in self.sources(&repository.account()) {
-            if let Ok(flight) = self.flights.join(source, repository, digest).await {
-                return Some(flight);
+            match self.join_flight(source, repository, digest).await {
+                Ok(flight) => return Ok(Some(flight)),
+                Err(RegistryError::BlobUnknown { .. } | RegistryError::RepositoryUnknown { .. }) => {}
+                Err(error) => silent = silent.or(Some(error)),
             }
         }
-        None
+        silent.map_or(Ok(None), Err)
     }
 
     /// Has a blob here, mounted in the repository.
@@ -118,7 +128,7 @@ impl Inner {
         if self.mount_if_here(repository, *digest).await? {
             return Ok(());
         }
-        let flight = self.flight_from_others(repository, digest).await;
+        let flight = self.flight_from_others(repository, digest).await?;
         let flight = flight.ok_or(RegistryError::BlobUnknown { digest: *digest })?;
         flight.start(self, Priority::Background);
         flight.stored().await
@@ -151,12 +161,22 @@ impl Inner {
 
     /// Notes which manifests of a repository refer to a blob that has come, and that it is missing no longer.
     async fn link_arrived(&self, repository: &RepositoryName, digest: Digest) -> Result<(), RegistryError> {
+        // All manifests of the repository are looked into for that, which must not keep the one writer. Those that are
+        // pushed meanwhile are linked as they come, since the blob is here.
         let name = repository.clone();
+        let found = self.metadata.read(move |reader| {
+            let Some(id) = reader.get_repository(&name)? else { return Ok::<_, MetadataError>(None) };
+            let Some(blob) = reader.get_mounted_blob(id, &digest)? else { return Ok(None) };
+            Ok(Some((id, blob.id, reader.list_manifests_naming(id, &digest)?)))
+        });
+        let Some((id, blob, manifests)) = found.await.map_err(RegistryError::Metadata)? else { return Ok(()) };
         let linked = self.metadata.write(move |transaction| {
-            let Some(id) = transaction.get_repository(&name)? else { return Ok::<_, MetadataError>(()) };
-            let Some(blob) = transaction.get_mounted_blob(id, &digest)? else { return Ok(()) };
-            for manifest in transaction.list_manifests_naming(id, &digest)? {
-                transaction.link_blob(manifest, blob.id)?;
+            // Either may have gone, and a link needs both.
+            if transaction.get_mounted_blob(id, &digest)?.is_none_or(|mounted| mounted.id != blob) {
+                return Ok::<_, MetadataError>(());
+            }
+            for manifest in manifests {
+                transaction.link_blob(manifest, blob)?;
             }
             transaction.delete_missing_blob(id, &digest)
         });

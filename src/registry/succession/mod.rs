@@ -33,7 +33,6 @@ use tokio::time::Instant;
 pub use divergent::{DivergentEntry, PushedAgain};
 pub(super) use primacies::Primacies;
 pub use readiness::Readiness;
-pub(super) use stepping_down::{manifest_here, put as put_divergent};
 pub use surveying::Progress;
 pub use taking_over::Handover;
 
@@ -55,7 +54,6 @@ impl Inner {
         if self.elsewhere(account).is_some() {
             return Err(moving(account, "it has another primary by now"));
         }
-        self.refuse_former(account)?;
         match self.primacies.stage(account) {
             None | Some(Stage::Held | Stage::Taken) => Ok(()),
             Some(Stage::HandingOver) => Err(moving(account, "it is being moved to another region")),
@@ -71,9 +69,6 @@ impl Inner {
     ) -> Result<(), RegistryError> {
         let Some(epoch) = self.claims.primary_epoch(account) else { return Ok(()) };
         if self.primacies.stage(account).is_none() {
-            if transaction.get_follow_state(account.as_str())?.is_some() {
-                return Err(moving(account, "what is here of it is a copy, and not sorted out yet"));
-            }
             transaction.put_primacy(account, epoch, Stage::Held)?;
             // Should the commit fail, nothing is lost by knowing it: it is so.
             self.primacies.put(account, epoch, Stage::Held, None);
@@ -151,7 +146,7 @@ impl Inner {
         was && self.elsewhere(account).is_some()
     }
 
-    /// Drops what is in memory of accounts that have another primary by now.
+    /// Drops what is in memory of accounts that have another primary by now, and ends what was promised about them.
     pub(super) fn notice_successors(&self) {
         let version = self.claims.version();
         if !self.primacies.is_news(version) {
@@ -162,6 +157,7 @@ impl Inner {
                 self.cache.evict_account(&account);
             }
         }
+        self.withdraw_lost();
         self.primacies.has_seen(version);
     }
 
@@ -170,7 +166,7 @@ impl Inner {
     pub(super) async fn await_first_word(&self, account: &AccountName) -> Result<(), RegistryError> {
         let patience = self.promises_last();
         loop {
-            if self.claims.majority_age().is_some() || uptime() > self.started.saturating_add(patience) {
+            if self.claims.majority_asked_at().is_some() || uptime() > self.started.saturating_add(patience) {
                 return Ok(());
             }
             if self.claims.confirm_majority().await {
@@ -228,6 +224,9 @@ impl Registry {
             for row in rows {
                 // Whoever was handing over asks whether it came to that; whoever was taking over waits once more.
                 let until = (row.stage == Stage::HandingOver).then(uptime);
+                if row.stage == Stage::HandingOver {
+                    inner.withhold_leases(&row.account);
+                }
                 if row.stage == Stage::Taken {
                     inner.keep_quiet(&row.account, inner.promises_last());
                 }
@@ -239,12 +238,7 @@ impl Registry {
             let (last, this) = (after.clone(), inner.clone());
             let step = inner.metadata.write(move |transaction| {
                 let accounts = transaction.list_accounts(last.as_ref(), STEP)?;
-                for account in &accounts {
-                    // What is here of one that is followed may be of a former account of its name.
-                    if transaction.get_follow_state(account.as_str())?.is_none() {
-                        this.note_primacy(transaction, account)?;
-                    }
-                }
+                accounts.iter().try_for_each(|account| this.note_primacy(transaction, account))?;
                 Ok::<_, RegistryError>(accounts.into_iter().last())
             });
             match step.await? {

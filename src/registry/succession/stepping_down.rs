@@ -12,10 +12,9 @@ use keppel_federation::vocabulary::{AccountName, Digest};
 use super::moving;
 use super::readiness::needed_blobs;
 use crate::metadata::{
-    AccountId, BlobId, Cursor, DivergentChange, DivergentManifest, EventKind, FollowRow, FollowState, ManifestId,
-    ManifestRow, MetadataError, RepositoryId, WriteTransaction,
+    AccountId, BlobId, Cursor, DivergentChange, DivergentManifest, EventKind, FollowRow, FollowState, MetadataError,
+    RepositoryId, WriteTransaction,
 };
-use crate::registry::elsewhere::Elsewhere;
 use crate::registry::{Inner, Registry, RegistryError};
 
 /// Events that are read together.
@@ -49,10 +48,13 @@ impl Registry {
     pub async fn step_down(&self, account: &AccountName, place: Option<Cursor>) -> Result<u64, RegistryError> {
         let inner = &self.inner;
         let epoch = inner.primacies.get(account).map_or(0, |primacy| primacy.epoch);
+        inner.withdraw_leases(account);
         let (this, name) = (inner.clone(), account.clone());
         let by_log = inner.metadata.write(move |transaction| {
             this.check_lost(&name)?;
             let by_log = match transaction.get_account(&name)? {
+                // What was pulled from outside can be pulled again.
+                Some(_) if this.external_source(&name).is_some() => true,
                 Some(id) => match place {
                     Some(place) if place == Cursor::default() || transaction.is_in_log(id, place)? => {
                         list_since(transaction, &name, epoch, id, place)?
@@ -72,7 +74,9 @@ impl Registry {
         }
         inner.primacies.remove(account);
         inner.allow_leases(account);
-        inner.want_copy(account);
+        if inner.external_source(account).is_none() {
+            inner.copies.want(account);
+        }
         let name = account.clone();
         let count = inner.metadata.read(move |reader| reader.count_divergent(&name)).await;
         let count = count.map_err(RegistryError::Metadata)?;
@@ -118,7 +122,8 @@ impl Inner {
         }
     }
 
-    /// From the end of this transaction on the account is followed, and what its primary has replaces what is here.
+    /// From the end of this transaction on the account is followed, and what its primary has replaces what is here. Mirrors are
+    /// not followed.
     fn become_replica(
         self: &Arc<Self>,
         transaction: &WriteTransaction<'_>,
@@ -126,12 +131,8 @@ impl Inner {
     ) -> Result<(), RegistryError> {
         let (name, cursor) = (account.clone(), Cursor::default());
         let row = FollowRow { account: name, state: FollowState::Listing, cursor, source: None };
-        transaction.put_follow(&row)?;
-        if let Some(Elsewhere { primary, upstream }) = self.elsewhere(account)
-            && let Some(told) = upstream.told_by(account, primary.node)
-        {
-            // What only this node has is on the list already.
-            transaction.put_told(account, told)?;
+        if self.external_source(account).is_none() {
+            transaction.put_follow(&row)?;
         }
         transaction.delete_primacy(account)?;
         if let Some(id) = transaction.get_account(account)? {
@@ -178,11 +179,11 @@ fn list_since(
     in_order.sort_unstable_by_key(|((sequence, ..), _)| *sequence);
     for ((_, at, kind), repository) in in_order {
         let change = match kind {
-            EventKind::ManifestPut(digest) => manifest_here(transaction, &repository, &digest)?
-                .map(|(_, manifest)| DivergentChange::Manifest(manifest)),
+            EventKind::ManifestPut(digest) => {
+                manifest_here(transaction, &repository, &digest)?.map(DivergentChange::Manifest)
+            }
             EventKind::TagSet(tag, digest) => {
-                let manifest = manifest_here(transaction, &repository, &digest)?;
-                manifest.map(|(_, manifest)| DivergentChange::Tag(tag, manifest))
+                manifest_here(transaction, &repository, &digest)?.map(|manifest| DivergentChange::Tag(tag, manifest))
             }
             EventKind::ManifestGone(digest) => Some(DivergentChange::ManifestGone(digest)),
             EventKind::TagGone(tag) => Some(DivergentChange::TagGone(tag)),
@@ -195,21 +196,16 @@ fn list_since(
     Ok(true)
 }
 
-/// A manifest as it goes on the list, with its row.
-pub(in crate::registry) fn manifest_here(
+fn manifest_here(
     transaction: &WriteTransaction<'_>,
     repository: &str,
     digest: &Digest,
-) -> Result<Option<(ManifestId, DivergentManifest)>, MetadataError> {
+) -> Result<Option<DivergentManifest>, MetadataError> {
     let row = transaction.get_manifest_by_digest(repository, digest)?;
-    let manifest = |row: ManifestRow| {
-        (row.id, DivergentManifest { digest: row.digest, media_type: row.media_type, bytes: row.bytes })
-    };
-    Ok(row.map(manifest))
+    Ok(row.map(|row| DivergentManifest { digest: row.digest, media_type: row.media_type, bytes: row.bytes }))
 }
 
-/// Puts a change on the list, with the blobs that it needs and that are here.
-pub(in crate::registry) fn put(
+fn put(
     transaction: &WriteTransaction<'_>,
     account: &AccountName,
     epoch: u64,
@@ -262,7 +258,7 @@ fn list_tags(
         let Some(last) = tags.last() else { return Ok(()) };
         after.clone_from(&last.name);
         for tag in tags {
-            if let Some((_, manifest)) = manifest_here(transaction, name, &tag.digest)? {
+            if let Some(manifest) = manifest_here(transaction, name, &tag.digest)? {
                 put(transaction, account, epoch, tag.pushed_at, id, name, &DivergentChange::Tag(tag.name, manifest))?;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use keppel_federation::vocabulary::TenantId;
+use keppel_federation::vocabulary::{Algorithm, TenantId, UploadId};
 use serde_json::{Value, json};
 
 use super::*;
@@ -29,8 +29,8 @@ impl AccountClaims for Ruled {
         true
     }
 
-    fn majority_age(&self) -> Option<std::time::Duration> {
-        Some(std::time::Duration::ZERO)
+    fn majority_asked_at(&self) -> Option<std::time::Duration> {
+        Some(keppel_federation::vocabulary::uptime())
     }
 
     async fn confirm_majority(&self) -> bool {
@@ -188,6 +188,41 @@ async fn a_quota_holds_exactly_while_64_push_at_once() {
         }
     }
     assert_eq!((stored, usage(&registry).await.size_bytes), (3, full.size_bytes + 900));
+}
+
+#[tokio::test]
+async fn uploads_that_are_never_finished_hold_no_more_than_the_quota_and_a_little() {
+    let (registry, rules, _directory) = ruled();
+    rules.set(json!({}), Quota { manifests: None, size_bytes: Some(1 << 20) });
+    let web = repository("acme/web");
+    let append = async |id: &UploadId, size: usize, length: Option<u64>| {
+        let pieces = vec![Ok::<_, BodyError>(Bytes::from(vec![7; 1 << 10])); size >> 10];
+        registry.append_upload(&web, id, None, length, stream::iter(pieces)).await
+    };
+    let is_refused = |outcome: Result<UploadStatus, RegistryError>| {
+        matches!(outcome, Err(RegistryError::QuotaExceeded { what: "bytes", .. }))
+    };
+    let session = registry.start_upload(&web, Algorithm::Sha256).await.unwrap();
+    append(&session.id, 600 << 10, None).await.unwrap();
+    assert!(is_refused(append(&session.id, 600 << 10, None).await), "both chunks are more than the quota");
+    assert!(matches!(append(&session.id, 1 << 10, None).await, Err(RegistryError::UploadUnknown { .. })));
+    let session = registry.start_upload(&web, Algorithm::Sha256).await.unwrap();
+    assert!(is_refused(append(&session.id, 2 << 20, Some(2 << 20)).await), "refused by what is announced");
+    // Each of these would fit by itself.
+    let mut open = Vec::new();
+    loop {
+        let session = registry.start_upload(&web, Algorithm::Sha256).await.unwrap();
+        match append(&session.id, 1 << 20, None).await {
+            Ok(_) => open.push(session.id),
+            refused => break assert!(is_refused(refused)),
+        }
+    }
+    assert!((32..=65).contains(&open.len()), "{}", open.len());
+    for id in &open {
+        registry.cancel_upload(&web, id).await.unwrap();
+    }
+    let session = registry.start_upload(&web, Algorithm::Sha256).await.unwrap();
+    append(&session.id, 1 << 20, Some(1 << 20)).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -14,21 +15,16 @@ use crate::registry::Progress;
 pub(super) const LEASE: Duration = Duration::from_millis(150);
 
 /// What one of two nodes knows of claims.
-struct Member {
-    node: NodeId,
-    claim: Arc<Claim>,
+pub(super) struct Member {
+    pub(super) node: NodeId,
+    pub(super) claim: Arc<Claim>,
 }
 
 #[async_trait]
 impl AccountClaims for Member {
-    async fn ensure_primary(&self, account: &AccountName, may_claim: bool) -> Result<(), ClaimRefusal> {
+    async fn ensure_primary(&self, account: &AccountName, _: bool) -> Result<(), ClaimRefusal> {
         match self.is_primary(account) {
             true => Ok(()),
-            false if self.claim.number().is_none() && may_claim => {
-                claim_anew(&self.claim, self.node);
-                Ok(())
-            }
-            false if self.claim.number().is_none() => Err(ClaimRefusal::Unclaimed),
             false => Err(ClaimRefusal::Elsewhere { region: "eu".into() }),
         }
     }
@@ -42,11 +38,7 @@ impl AccountClaims for Member {
     }
 
     fn is_primary(&self, _: &AccountName) -> bool {
-        self.claim.get().0 == self.node && self.claim.number().is_some()
-    }
-
-    fn claim_of(&self, _: &AccountName) -> Option<u64> {
-        self.claim.number()
+        self.claim.get().0 == self.node
     }
 
     fn primary_epoch(&self, account: &AccountName) -> Option<u64> {
@@ -57,8 +49,8 @@ impl AccountClaims for Member {
         self.claim.get().1
     }
 
-    fn majority_age(&self) -> Option<Duration> {
-        Some(Duration::ZERO)
+    fn majority_asked_at(&self) -> Option<Duration> {
+        Some(keppel_federation::vocabulary::uptime())
     }
 
     async fn confirm_majority(&self) -> bool {
@@ -66,54 +58,46 @@ impl AccountClaims for Member {
     }
 }
 
-/// Somebody claims the name after it was given back.
-pub(super) fn claim_anew(claim: &Claim, node: NodeId) {
-    decide(claim, node);
-    claim.1.store(claim.get().1, Ordering::SeqCst);
-}
-
 pub(super) fn acme() -> AccountName {
     AccountName::parse("acme").unwrap()
 }
 
-pub(super) fn registry_in(directory: &Path, node: NodeId, claim: &Arc<Claim>) -> (Registry, Arc<ManualClock>) {
-    registry_with(directory, node, claim, RegistryOptions { lease: LEASE, ..options() })
-}
-
-pub(super) fn registry_with(
-    directory: &Path,
-    node: NodeId,
-    claim: &Arc<Claim>,
-    options: RegistryOptions,
-) -> (Registry, Arc<ManualClock>) {
+fn registry_in(directory: &Path, node: NodeId, claim: &Arc<Claim>) -> (Registry, Arc<ManualClock>) {
     let metadata = Metadata::open(&directory.join("metadata.db"), &MetadataOptions::default()).unwrap();
     let storage = Storage::filesystem(FilesystemOptions::new(directory.join("storage"))).unwrap();
     let clock = Arc::new(ManualClock::new(1_000_000));
+    let options = RegistryOptions { lease: LEASE, ..options() };
     let member = Arc::new(Member { node, claim: claim.clone() });
     (Registry::new(options, metadata, storage, clock.clone(), member), clock)
 }
 
 /// Two nodes, the first of which is primary in epoch 1.
-pub(super) fn two() -> (Pair, Arc<Claim>) {
-    let claim = Arc::new(Claim::of(primary_node()));
-    let bench = |node| {
+fn two() -> (Pair, Arc<Claim>) {
+    let claim = Arc::new(Claim(Mutex::new((primary_node(), 1))));
+    (two_that_know(&claim, &claim), claim)
+}
+
+/// The same, each with what it knows of the claim.
+pub(super) fn two_that_know(there: &Arc<Claim>, here: &Arc<Claim>) -> Pair {
+    let bench = |node, claim| {
         let directory = tempfile::tempdir().unwrap();
-        let (registry, clock) = registry_in(directory.path(), node, &claim);
+        let (registry, clock) = registry_in(directory.path(), node, claim);
         Bench { registry, clock, directory }
     };
-    let (primary, replica) = (bench(primary_node()), bench(replica_node()));
+    let (primary, replica) = (bench(primary_node(), there), bench(replica_node(), here));
     let asked = Arc::new(AtomicUsize::new(0));
-    for (at, to, node) in [(&primary, &replica, primary_node()), (&replica, &primary, replica_node())] {
+    let ways = [(&primary, &replica, primary_node(), there), (&replica, &primary, replica_node(), here)];
+    for (at, to, node, claim) in ways {
         let (primary, asked) = (to.registry.clone(), asked.clone());
         at.registry.connect(Arc::new(Way { primary, asked, claim: Some((node, claim.clone())) }));
     }
     replica.registry.want_copy(&acme());
     let nodes = (primary_node(), replica_node());
-    (Pair { primary, replica, nodes, asked, session: 0, told: BTreeMap::new() }, claim)
+    Pair { primary, replica, nodes, asked, session: 0, told: BTreeMap::new() }
 }
 
 /// From now on the one that followed is asked, and the other follows.
-pub(super) fn swap(pair: &mut Pair) {
+fn swap(pair: &mut Pair) {
     std::mem::swap(&mut pair.primary, &mut pair.replica);
     pair.nodes = (pair.nodes.1, pair.nodes.0);
     pair.break_off();
@@ -338,9 +322,22 @@ async fn what_a_former_primary_tells_changes_nothing_any_more() {
     assert!(gone.is_err());
 }
 
+/// What a follower that has everything is told to be everywhere, in a session of its own.
+async fn granted(primary: &Registry, session: u64) -> Option<u64> {
+    let read = primary.metadata().read(|reader| reader.get_event_head(&acme())).await;
+    let (_, head) = read.map_err(RegistryError::Metadata).unwrap().unwrap();
+    let places = vec![(acme(), Place::At(head))];
+    let request = FollowRequest { session, is_first: true, wait_ms: 0, places, dropped: Vec::new() };
+    let answer = primary.follow(replica_node(), request).await.unwrap();
+    let FollowAnswer::News { news, .. } = answer else { panic!("{answer:?}") };
+    let [News { what: NewsKind::Events { upto, confirmed, .. }, .. }] = &news[..] else { panic!("{news:?}") };
+    assert_eq!(*upto, head);
+    *confirmed
+}
+
 #[tokio::test]
 async fn a_restart_forgets_nothing_of_a_change_of_primaries() {
-    let claim = Arc::new(Claim::of(primary_node()));
+    let claim = Arc::new(Claim(Mutex::new((primary_node(), 1))));
     let directory = tempfile::tempdir().unwrap();
     {
         let (registry, _) = registry_in(directory.path(), primary_node(), &claim);
@@ -353,8 +350,11 @@ async fn a_restart_forgets_nothing_of_a_change_of_primaries() {
     registry.recall_primacies().await.unwrap();
     assert_eq!(registry.overdue_accounts(), [(acme(), 1)]);
     assert!(registry.load_manifest(&repository("acme/app"), &reference("v1")).await.unwrap().is_stale);
+    // Whoever took it over may have been told that nobody else answers for it: that stays so.
+    assert_eq!(granted(&registry, 1).await, None);
     decide(&claim, primary_node());
     registry.keep_account(&acme(), 1, 2).await.unwrap();
+    assert_eq!(granted(&registry, 2).await, Some(3));
     assert!(!registry.load_manifest(&repository("acme/app"), &reference("v1")).await.unwrap().is_stale);
     push(&registry, "acme/app", "v2", "second").await.unwrap();
     drop(registry);

@@ -19,6 +19,7 @@ impl State {
         tenant: TenantId,
         settings: Opaque,
         owner: NodeId,
+        claim_id: u64,
         effects: &mut Effects,
     ) -> Outcome {
         if let Some(account) = self.accounts.get(&name) {
@@ -43,6 +44,7 @@ impl State {
             state: AccountState::Active,
             created_at_ms: self.clock_ms,
             replicas: BTreeMap::new(),
+            claim_id,
         };
         let won = Outcome::Won { epoch: account.epoch, settings_revision: account.settings_revision, created: true };
         self.by_tenant.insert((tenant, name));

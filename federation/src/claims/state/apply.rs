@@ -3,6 +3,8 @@
 use super::super::command::{Batch, Command, Request};
 use super::super::outcome::{Decision, Outcome};
 use super::dedup::Answer;
+use super::former::former_claim_id;
+use super::members::Terms;
 use super::row::{Row, RowKind};
 use super::{Effects, State};
 
@@ -34,17 +36,41 @@ impl State {
     fn carry_out(&mut self, command: Command, effects: &mut Effects) -> Outcome {
         match command {
             Command::Admit(member) => self.admit(member, effects),
-            Command::Remove { node } => self.remove_member(node, effects),
+            Command::RemoveV1 { node } => self.remove_member(node, effects),
+            Command::Remove { node } => {
+                let outcome = self.remove_member(node, effects);
+                if outcome == Outcome::Done {
+                    self.drop_what_is_left_of(|left| left == node, effects);
+                }
+                outcome
+            }
             Command::UpdateMember { node, addresses, api_url } => self.update_member(node, addresses, api_url, effects),
             Command::SetVoters(policy) => self.set_voters(policy, effects),
-            Command::IssueInvitation { secret, region, role, lifetime_ms } => {
-                self.issue_invitation(secret, region, role, lifetime_ms, effects)
+            Command::IssueInvitationV1 { secret, region, role, lifetime_ms } => {
+                self.issue_invitation(Terms { secret, region, role, issuer: None }, lifetime_ms, effects)
             }
+            Command::IssueInvitation { secret, region, role, lifetime_ms, issuer } => {
+                self.issue_invitation(Terms { secret, region, role, issuer: Some(issuer) }, lifetime_ms, effects)
+            }
+            Command::RevokeInvitation { secret } => self.revoke_invitation(secret, effects),
             Command::RedeemInvitation { secret, node, addresses, api_url } => {
                 self.redeem_invitation(secret, node, addresses, api_url, effects)
             }
-            Command::KeepOnly { node } => self.keep_only(node, effects),
-            Command::Claim { name, tenant, settings, owner } => self.claim(name, tenant, settings, owner, effects),
+            Command::KeepOnlyV1 { node } => self.keep_only(node, effects),
+            Command::KeepOnly { node } => {
+                let outcome = self.keep_only(node, effects);
+                if outcome == Outcome::Done {
+                    self.drop_what_is_left_of(|left| left != node, effects);
+                }
+                outcome
+            }
+            Command::ClaimV1 { name, tenant, settings, owner } => {
+                let claim_id = former_claim_id(self.clock_ms);
+                self.claim(name, tenant, settings, owner, claim_id, effects)
+            }
+            Command::Claim { name, tenant, settings, owner } => {
+                self.claim(name, tenant, settings, owner, self.sequence, effects)
+            }
             Command::Forfeit { name, epoch } => self.forfeit(&name, epoch, effects),
             Command::PutSettings { name, settings, expected_revision } => {
                 self.put_settings(&name, settings, expected_revision, effects)

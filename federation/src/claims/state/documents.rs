@@ -6,6 +6,7 @@ use super::super::model::{Document, DocumentKind, Opaque};
 use super::super::outcome::Outcome;
 use super::row::{Row, RowKind, document_key};
 use super::{Change, Effects, State};
+use crate::vocabulary::IssuerKeyId;
 
 impl State {
     pub(super) fn put_document(
@@ -19,6 +20,13 @@ impl State {
         let current = self.document(kind, &id).map_or(0, |document| document.revision);
         if expected_revision.is_some_and(|expected| expected != current) {
             return Outcome::Conflict { revision: current };
+        }
+        // A node that was removed publishes nothing more. Ids that name no node are of the first version.
+        if kind == DocumentKind::IssuerKey
+            && let Ok(key) = IssuerKeyId::parse(&id)
+            && !self.members.contains_key(&key.node())
+        {
+            return Outcome::NotMember { node: key.node() };
         }
         let revision = self.sequence;
         let document = Document { kind, id: id.clone(), body, revision };

@@ -6,6 +6,7 @@ mod accounts;
 mod apply;
 mod dedup;
 mod documents;
+mod former;
 mod members;
 mod row;
 #[cfg(test)]
@@ -69,6 +70,10 @@ impl State {
         self.invitations.get(secret)
     }
 
+    pub(super) fn invitations(&self) -> impl Iterator<Item = &Invitation> {
+        self.invitations.values()
+    }
+
     pub(super) fn account(&self, name: &AccountName) -> Option<&Arc<Account>> {
         self.accounts.get(name)
     }
@@ -116,14 +121,7 @@ impl State {
     /// BLAKE3 over all rows in their order: equal on two nodes exactly when they agree on everything.
     pub(super) fn hash(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
-        for row in self.rows() {
-            hasher.update(&[row.kind as u8]);
-            hasher.update(&(row.key.len() as u64).to_le_bytes());
-            hasher.update(row.key.as_bytes());
-            let body = row.body.unwrap_or_default();
-            hasher.update(&(body.len() as u64).to_le_bytes());
-            hasher.update(&body);
-        }
+        self.rows().for_each(|row| row.hash_into(&mut hasher));
         hasher.finalize()
     }
 }

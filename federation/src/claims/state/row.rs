@@ -7,10 +7,13 @@ use serde::{Deserialize, Serialize};
 use super::super::model::{Account, Document, Invitation, Member, Opaque, Sublease};
 use super::State;
 use super::dedup::Answer;
+use super::former::{AccountV1, InvitationV1};
 use crate::vocabulary::{NodeId, RequestId};
 
-/// The version of row bodies, their first byte.
-const VERSION: u8 = 1;
+/// The first version of row bodies, their first byte: what there is of most kinds.
+const FIRST: u8 = 1;
+/// The second one of accounts and invitations: with the identity of the claim, and who invited.
+const SECOND: u8 = 2;
 
 /// What a row holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -65,14 +68,31 @@ struct AnswerBody {
     answer: Answer,
 }
 
-fn encode<T: Serialize>(body: &T) -> Vec<u8> {
-    // Writing plain data to memory has no way to fail.
-    postcard::to_extend(body, vec![VERSION]).expect("plain data serialises")
+impl RowKind {
+    /// The version in which rows of this kind are written.
+    fn version(self) -> u8 {
+        match self {
+            Self::Account | Self::Invitation => SECOND,
+            Self::Counters | Self::Member | Self::Document | Self::Sublease | Self::Answer => FIRST,
+        }
+    }
 }
 
 impl Row {
     fn put<T: Serialize>(kind: RowKind, key: impl Into<String>, body: &T) -> Self {
-        Self { kind, key: key.into(), body: Some(encode(body)) }
+        // Writing plain data to memory has no way to fail.
+        let body = postcard::to_extend(body, vec![kind.version()]).expect("plain data serialises");
+        Self { kind, key: key.into(), body: Some(body) }
+    }
+
+    /// Adds the row to the hash of a whole state.
+    pub(in super::super) fn hash_into(&self, hasher: &mut blake3::Hasher) {
+        hasher.update(&[self.kind as u8]);
+        hasher.update(&(self.key.len() as u64).to_le_bytes());
+        hasher.update(self.key.as_bytes());
+        let body = self.body.as_deref().unwrap_or_default();
+        hasher.update(&(body.len() as u64).to_le_bytes());
+        hasher.update(body);
     }
 
     pub(super) fn delete(kind: RowKind, key: impl Into<String>) -> Self {
@@ -110,12 +130,31 @@ impl Row {
     }
 
     fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, RowError> {
-        let error = |cause: String| RowError { kind: self.kind, key: self.key.chars().take(128).collect(), cause };
-        match self.body.as_deref() {
-            Some([VERSION, body @ ..]) => postcard::from_bytes(body).map_err(|cause| error(cause.to_string())),
-            Some([other, ..]) => Err(error(format!("version {other} is not known"))),
-            Some([]) | None => Err(error("it is empty".into())),
+        match self.versioned()? {
+            (version, body) if version == self.kind.version() => self.read(body),
+            (other, _) => Err(self.error(format!("version {other} is not known"))),
         }
+    }
+
+    /// Reads a row that may still be of the first version.
+    fn decode_either<'a, T: Deserialize<'a> + From<V1>, V1: Deserialize<'a>>(&'a self) -> Result<T, RowError> {
+        match self.versioned()? {
+            (FIRST, body) => self.read::<V1>(body).map(T::from),
+            _ => self.decode(),
+        }
+    }
+
+    fn versioned(&self) -> Result<(u8, &[u8]), RowError> {
+        let body = self.body.as_deref().and_then(<[u8]>::split_first);
+        body.map(|(version, body)| (*version, body)).ok_or_else(|| self.error("it is empty".into()))
+    }
+
+    fn read<'a, T: Deserialize<'a>>(&self, body: &'a [u8]) -> Result<T, RowError> {
+        postcard::from_bytes(body).map_err(|cause| self.error(cause.to_string()))
+    }
+
+    fn error(&self, cause: String) -> RowError {
+        RowError { kind: self.kind, key: self.key.chars().take(128).collect(), cause }
     }
 }
 
@@ -149,7 +188,7 @@ impl State {
                 self.members.insert(member.node, Arc::new(member));
             }
             RowKind::Account => {
-                let mut account: Account = row.decode()?;
+                let mut account: Account = row.decode_either::<_, AccountV1>()?;
                 // The decoded bytes are a copy already; this drops spare capacity only.
                 account.settings = Opaque(account.settings.0.slice(..));
                 self.by_tenant.insert((account.tenant.clone(), account.name.clone()));
@@ -160,7 +199,7 @@ impl State {
                 self.documents.insert((document.kind, document.id.clone()), Arc::new(document));
             }
             RowKind::Invitation => {
-                let invitation: Invitation = row.decode()?;
+                let invitation: Invitation = row.decode_either::<_, InvitationV1>()?;
                 self.invitations.insert(invitation.secret, invitation);
             }
             RowKind::Sublease => {
@@ -169,11 +208,7 @@ impl State {
             }
             RowKind::Answer => {
                 let AnswerBody { order, answer } = row.decode()?;
-                let request = RequestId::parse(&row.key).map_err(|cause| RowError {
-                    kind: row.kind,
-                    key: row.key.chars().take(128).collect(),
-                    cause: cause.to_string(),
-                })?;
+                let request = RequestId::parse(&row.key).map_err(|cause| row.error(cause.to_string()))?;
                 self.answered.load(request, order, answer);
             }
         }

@@ -7,7 +7,7 @@ use super::super::model::{AccountState, NewMember, Opaque, Role};
 use super::super::outcome::{Outcome, Refusal};
 use super::dedup::ANSWERS_MAX;
 use super::*;
-use crate::vocabulary::{Region, RequestId};
+use crate::vocabulary::{IssuerKeyId, Region, RequestId};
 
 /// A state that is asked one thing at a time.
 #[derive(Default)]
@@ -66,6 +66,17 @@ fn admit(number: u8, role: Role) -> Command {
 
 fn claim(text: &str, owner: u8) -> Command {
     Command::Claim { name: name(text), tenant: tenant("t"), settings: Opaque::default(), owner: node(owner) }
+}
+
+fn invite(secret: SecretHash, issuer: u8) -> Command {
+    let (region, role) = (Region::parse("region4").unwrap(), Role::Full);
+    Command::IssueInvitation { secret, region, role, lifetime_ms: 500, issuer: node(issuer) }
+}
+
+fn publish(number: u8) -> Command {
+    let id = IssuerKeyId::new(node(number), "key").unwrap().to_string();
+    let (kind, body) = (DocumentKind::IssuerKey, Opaque::default());
+    Command::PutDocument { kind, id, body, expected_revision: None }
 }
 
 /// Two members with storage and a witness.
@@ -165,8 +176,7 @@ fn an_invitation_admits_one_node_and_says_why_it_does_not_admit_another() {
     let (secret, late) = (SecretHash::of(b"secret"), SecretHash::of(b"late"));
     let region = Region::parse("region4").unwrap();
     for secret in [secret, late] {
-        let issue = Command::IssueInvitation { secret, region: region.clone(), role: Role::Full, lifetime_ms: 500 };
-        assert_eq!(asked.ask(issue), Outcome::Done);
+        assert_eq!(asked.ask(invite(secret, 1)), Outcome::Done);
     }
     let redeem = |secret, number| Command::RedeemInvitation {
         secret,
@@ -183,6 +193,102 @@ fn an_invitation_admits_one_node_and_says_why_it_does_not_admit_another() {
     assert_eq!(asked.ask(redeem(late, 5)), Outcome::Expired);
     asked.ask(Command::Remove { node: node(4) });
     assert_eq!(asked.ask(redeem(secret, 4)), Outcome::AlreadyUsed);
+}
+
+#[test]
+fn keys_and_unused_invitations_go_with_the_membership_of_their_node() {
+    let mut asked = federation();
+    let secrets = [b"used", b"mine", b"else"].map(|text| SecretHash::of(text));
+    let [used, unused, of_another] = secrets;
+    for (secret, issuer) in [(used, 2), (unused, 2), (of_another, 1)] {
+        assert_eq!(asked.ask(invite(secret, issuer)), Outcome::Done);
+    }
+    let redeem = |secret, number| Command::RedeemInvitation {
+        secret,
+        node: node(number),
+        addresses: vec![],
+        api_url: String::new(),
+    };
+    assert!(matches!(asked.ask(redeem(used, 4)), Outcome::Admitted(_)));
+    for number in [1, 2] {
+        assert!(matches!(asked.ask(publish(number)), Outcome::Stored { .. }));
+    }
+    assert_eq!(asked.ask(Command::Remove { node: node(2) }), Outcome::Done);
+    let keys = |asked: &Asked| {
+        asked.state.documents_after(DocumentKind::IssuerKey, "").map(|key| key.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&asked), [IssuerKeyId::new(node(1), "key").unwrap().to_string()]);
+    assert_eq!(asked.ask(publish(2)), Outcome::NotMember { node: node(2) }, "it publishes nothing more");
+    assert_eq!(asked.ask(redeem(unused, 2)), Outcome::NotFound, "it does not let itself in again");
+    assert_eq!(asked.ask(invite(unused, 2)), Outcome::NotMember { node: node(2) });
+    assert!(matches!(asked.ask(redeem(of_another, 5)), Outcome::Admitted(_)), "others' invitations stay");
+    assert!(asked.state.member(node(4)).is_some(), "whom it let in stays");
+    assert_eq!(asked.read_back().hash(), asked.state.hash());
+
+    // A recovery leaves nothing of the others either.
+    asked.ask(invite(unused, 1));
+    assert!(matches!(asked.ask(publish(5)), Outcome::Stored { .. }));
+    assert_eq!(asked.ask(Command::KeepOnly { node: node(5) }), Outcome::Done);
+    assert_eq!(keys(&asked), [IssuerKeyId::new(node(5), "key").unwrap().to_string()]);
+    assert_eq!(asked.ask(redeem(unused, 2)), Outcome::NotFound);
+    assert_eq!(asked.read_back().hash(), asked.state.hash());
+}
+
+#[test]
+fn commands_of_the_first_version_mean_what_they_meant() {
+    let mut asked = federation();
+    let (region, role) = (Region::parse("region4").unwrap(), Role::Full);
+    let (secret, kept) = (SecretHash::of(b"secret"), SecretHash::of(b"kept"));
+    let issue = Command::IssueInvitationV1 { secret, region, role, lifetime_ms: 500 };
+    assert_eq!((asked.ask(issue), asked.ask(invite(kept, 2))), (Outcome::Done, Outcome::Done));
+    asked.ask(publish(2));
+    let (tenant, settings) = (tenant("t"), Opaque::default());
+    asked.time_ms = 4321;
+    asked.ask(Command::ClaimV1 { name: name("acme"), tenant, settings, owner: node(2) });
+    assert_eq!(asked.state.account(&name("acme")).unwrap().claim_id, 4321);
+    assert_eq!(asked.ask(Command::RemoveV1 { node: node(2) }), Outcome::Done);
+    assert_eq!(asked.state.invitations().count(), 2, "it took nothing along");
+    assert_eq!(asked.state.documents_after(DocumentKind::IssuerKey, "").count(), 1);
+    let redeem =
+        |secret| Command::RedeemInvitation { secret, node: node(2), addresses: vec![], api_url: String::new() };
+    assert_eq!(asked.ask(redeem(kept)), Outcome::NotFound, "but who made it is no member");
+    // Of one that nobody is known to have made, the next removal makes an end.
+    asked.ask(admit(4, Role::Full));
+    assert_eq!(asked.ask(Command::Remove { node: node(4) }), Outcome::Done);
+    assert_eq!(asked.ask(redeem(secret)), Outcome::NotFound);
+}
+
+#[test]
+fn an_invitation_is_taken_back_unless_it_was_used() {
+    let mut asked = federation();
+    let secret = SecretHash::of(b"secret");
+    let redeem = || Command::RedeemInvitation { secret, node: node(4), addresses: vec![], api_url: String::new() };
+    let revoke = || Command::RevokeInvitation { secret };
+    assert_eq!(asked.ask(revoke()), Outcome::NotFound);
+    asked.ask(invite(secret, 1));
+    assert_eq!(asked.ask(revoke()), Outcome::Done);
+    assert_eq!(asked.ask(redeem()), Outcome::NotFound);
+    asked.ask(invite(secret, 1));
+    assert!(matches!(asked.ask(redeem()), Outcome::Admitted(_)));
+    assert_eq!(asked.ask(revoke()), Outcome::AlreadyUsed);
+}
+
+#[test]
+fn a_claim_keeps_its_identity_and_no_two_share_one() {
+    let mut asked = federation();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let mut epoch = epoch_of(&asked.ask(claim("acme", 1)));
+        let id = asked.state.account(&name("acme")).unwrap().claim_id;
+        assert!(seen.insert(id), "claimed anew within one millisecond, it is another one");
+        for to in [2, 1] {
+            let to = Command::MovePrimary { name: name("acme"), to: node(to), expected_epoch: epoch };
+            epoch = epoch_of(&asked.ask(to));
+            asked.ask(Command::SetDeleting { name: name("acme"), deleting: true });
+            assert_eq!(asked.state.account(&name("acme")).unwrap().claim_id, id);
+        }
+        assert_eq!(asked.ask(Command::Forfeit { name: name("acme"), epoch }), Outcome::Done);
+    }
 }
 
 #[test]
@@ -301,12 +407,16 @@ fn any_command() -> impl Strategy<Value = Command> {
             node: node(number)
         }),
         (names, any::<bool>()).prop_map(|(name, deleting)| Command::SetDeleting { name, deleting }),
-        token.clone().prop_map(|secret| Command::IssueInvitation {
+        (token.clone(), numbers.clone()).prop_map(|(secret, issuer)| invite(secret, issuer)),
+        token.clone().prop_map(|secret| Command::IssueInvitationV1 {
             secret,
             region: Region::parse("region4").unwrap(),
             role: Role::Full,
             lifetime_ms: 20,
         }),
+        token.clone().prop_map(|secret| Command::RevokeInvitation { secret }),
+        numbers.clone().prop_map(|number| Command::RemoveV1 { node: node(number) }),
+        numbers.clone().prop_map(publish),
         (token, numbers).prop_map(|(secret, number)| Command::RedeemInvitation {
             secret,
             node: node(number),

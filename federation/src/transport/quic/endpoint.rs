@@ -4,11 +4,11 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::QuicOptions;
-use super::congestion::LossTolerantConfig;
+use super::congestion::DeliveryRateConfig;
 use super::tls::Tls;
 use crate::identity::NodeKey;
 
@@ -17,6 +17,12 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Whoever is not yet known to be a member may send so much.
 const STRANGER_WINDOW_BYTES: u32 = 16 << 10;
 const DATAGRAM_BUFFER_BYTES: usize = 256 << 10;
+/// A packet is lost when one that was sent this much later has arrived, or one of so many after it.
+const LOST_AFTER_ROUND_TRIPS: f32 = 1.25;
+const PACKETS_OVERTAKING_MAX: u32 = 10_000;
+/// Packets that may arrive before the other side says so, if it does not within 25 ms anyway: an answer of two packets each
+/// would cost a tenth of what a line and both sides' processors can carry.
+const PACKETS_UNACKNOWLEDGED_MAX: u32 = 9;
 /// Connection attempts that wait to be looked at, and what their packets may take.
 const INCOMING_MAX: usize = 512;
 const INCOMING_BYTES_MAX: u64 = 16 << 10;
@@ -36,6 +42,15 @@ fn bind_one(address: SocketAddr, options: &QuicOptions, key: &NodeKey, tls: &Arc
     }
     // The kernel gives what its own limits allow.
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    if let Ok(given_bytes) = socket.recv_buffer_size()
+        && given_bytes < SOCKET_BUFFER_BYTES
+    {
+        tracing::info!(
+            given_bytes,
+            "the system gives UDP sockets little room, so packets of fast links may get lost; on Linux net.core.rmem_max sets it, and \
+             {SOCKET_BUFFER_BYTES} is enough"
+        );
+    }
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     socket.set_nonblocking(true).map_err(named)?;
     socket.bind(&address.into()).map_err(named)?;
@@ -87,7 +102,14 @@ fn transport_config(options: &QuicOptions) -> TransportConfig {
     // Answers that were begun first end first: parts of a blob arrive in order.
     transport.send_fairness(false);
     transport.send_window(options.send_window_bytes);
-    transport.congestion_controller_factory(Arc::new(LossTolerantConfig));
+    transport.congestion_controller_factory(Arc::new(DeliveryRateConfig));
+    // Packets overtake each other on real lines: time tells which are lost, not how many came since.
+    transport.packet_threshold(PACKETS_OVERTAKING_MAX);
+    transport.time_threshold(LOST_AFTER_ROUND_TRIPS);
+    let mut acknowledgements = AckFrequencyConfig::default();
+    acknowledgements.ack_eliciting_threshold(VarInt::from_u32(PACKETS_UNACKNOWLEDGED_MAX));
+    acknowledgements.reordering_threshold(VarInt::from_u32(0));
+    transport.ack_frequency_config(Some(acknowledgements));
     transport.datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_BYTES));
     transport.datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES);
     transport

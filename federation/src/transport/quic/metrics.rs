@@ -24,6 +24,8 @@ struct Traffic {
     sent_packets: u64,
     received_bytes: u64,
     received_packets: u64,
+    lost_bytes: u64,
+    lost_packets: u64,
 }
 
 /// Samples all connections until the transport is gone.
@@ -43,6 +45,8 @@ pub(super) async fn sample(shared: Weak<Shared>) {
                 sent_packets: stats.udp_tx.datagrams,
                 received_bytes: stats.udp_rx.bytes,
                 received_packets: stats.udp_rx.datagrams,
+                lost_bytes: stats.path.lost_bytes,
+                lost_packets: stats.path.lost_packets,
             };
             let last = before.get(&connection.stable_id()).copied().unwrap_or_default();
             let count = |name: &'static str, direction: &'static str, now: u64, last: u64| {
@@ -52,6 +56,9 @@ pub(super) async fn sample(shared: Weak<Shared>) {
             count("keppel_federation_quic_bytes_total", "received", traffic.received_bytes, last.received_bytes);
             count("keppel_federation_quic_packets_total", "sent", traffic.sent_packets, last.sent_packets);
             count("keppel_federation_quic_packets_total", "received", traffic.received_packets, last.received_packets);
+            count("keppel_federation_quic_bytes_total", "lost", traffic.lost_bytes, last.lost_bytes);
+            count("keppel_federation_quic_packets_total", "lost", traffic.lost_packets, last.lost_packets);
+            gauge!("keppel_federation_window_bytes", "peer" => node.short()).set(stats.path.cwnd as f64);
             gauge!("keppel_federation_round_trip_seconds", "peer" => node.short()).set(stats.path.rtt.as_secs_f64());
             now.insert(connection.stable_id(), traffic);
         }

@@ -57,8 +57,10 @@ async fn request_within(
     allowed: fn(Channel) -> bool,
     bodies: &Arc<Semaphore>,
 ) {
+    let mut priority = None;
     let answer = match receive_request(shared, receive, allowed, bodies).await {
         Ok(Request { channel, body, _memory }) => {
+            priority = Some(channels::priority(channel));
             _ = send.set_priority(channels::priority(channel));
             tokio::select! {
                 answer = answer_to(shared, node, channel, body) => answer,
@@ -79,6 +81,10 @@ async fn request_within(
         _ = send.reset(VarInt::from_u32(0));
     }
     _ = send.finish();
+    // What of it gets lost goes before answers that have not begun: somebody waits for what follows it.
+    if let Some(priority) = priority {
+        _ = send.set_priority(priority + 1);
+    }
 }
 
 async fn answer_to(shared: &Shared, node: NodeId, channel: Channel, body: Bytes) -> Answer {

@@ -111,6 +111,19 @@ fn a_part_that_everybody_waits_for_is_asked_for_elsewhere() {
 }
 
 #[test]
+fn whoever_was_asked_first_and_gave_nothing_is_overtaken() {
+    let mut board = Board::new(0..1, 16);
+    let (late, quick) = (board.add(false, true, FAST, ms(0)), board.add(false, false, FAST * 2, ms(0)));
+    let first = board.next_question(ms(0)).unwrap();
+    let second = board.next_question(ms(1_000)).unwrap();
+    assert_eq!([(first.source, first.part), (second.source, second.part)], [(late, 0), (quick, 0)]);
+    board.arrived(second, part(), ms(1_010));
+    assert_eq!(board.overtaken(second).collect::<Vec<_>>(), [late]);
+    board.arrived(first, part(), ms(2_000));
+    assert_eq!(board.overtaken(first).count() + board.overtaken(second).count(), 0);
+}
+
+#[test]
 fn a_source_that_lies_or_has_nothing_is_dropped_at_once_the_primary_only_after_a_while() {
     let mut board = Board::new(0..10, 10);
     let primary = board.add(false, true, FAST, ms(0));

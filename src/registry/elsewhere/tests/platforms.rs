@@ -30,8 +30,8 @@ impl AccountClaims for Filtered {
         false
     }
 
-    fn majority_age(&self) -> Option<Duration> {
-        Some(Duration::ZERO)
+    fn majority_asked_at(&self) -> Option<Duration> {
+        Some(keppel_federation::vocabulary::uptime())
     }
 
     async fn confirm_majority(&self) -> bool {

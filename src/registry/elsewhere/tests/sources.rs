@@ -240,7 +240,9 @@ async fn site(ways: &[Way], near: usize) -> (Registry, Arc<Nodes>, Digest, [temp
 async fn pull_all(registry: &Registry, digest: &Digest) -> Result<Vec<u8>, RegistryError> {
     let blob = registry.load_blob(&app(), digest, true).await?;
     let bytes = registry.open_blob(&blob, 0..blob.size_bytes).await?;
-    Ok(bytes.try_collect::<Vec<_>>().await?.concat())
+    let all = bytes.try_collect::<Vec<_>>().await?.concat();
+    settled(registry, digest).await;
+    Ok(all)
 }
 
 #[tokio::test]
