@@ -67,7 +67,7 @@ impl Inner {
             if is_here.await? {
                 return Ok(());
             }
-            let flight = self.flights.join(elsewhere.clone(), repository, &digest).await?;
+            let flight = self.join_flight(elsewhere.clone(), repository, &digest).await?;
             flight.start(self, Priority::Push);
             flight.stored().await
         };
