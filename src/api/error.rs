@@ -332,9 +332,11 @@ impl From<RegistryError> for ApiError {
                     .detail(json!({ "account": account, "copies": wanted, "held": held }))
                     .retry_after(RETRY_CLAIM)
             }
-            E::AccountMoving { account, .. } => Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message)
-                .detail(json!({ "account": account }))
-                .retry_after(RETRY_SOON),
+            E::AccountMoving { account, .. } | E::Unconfirmed { account } => {
+                Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message)
+                    .detail(json!({ "account": account }))
+                    .retry_after(RETRY_SOON)
+            }
             E::RefusedElsewhere { .. } => Self::new(S::CONFLICT, Code::Denied, message),
             E::ManifestUnknown { repository, reference } => Self::new(S::NOT_FOUND, Code::ManifestUnknown, message)
                 .detail(json!({ "name": repository, "reference": reference.to_string() })),

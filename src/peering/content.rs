@@ -316,6 +316,7 @@ impl From<RegistryError> for Refused {
             E::StorageFull => Refusal::StorageFull,
             E::AccountElsewhere { .. } => Refusal::NotPrimary,
             E::AccountMoving { .. } => Refusal::Moving,
+            E::Unconfirmed { .. } => Refusal::Unconfirmed,
             E::RefusedElsewhere { .. }
             | E::TagProtected { .. }
             | E::QuotaExceeded { .. }

@@ -346,6 +346,8 @@ pub(super) enum Refusal {
     },
     /// The account is on its way to another node: ask again, there perhaps.
     Moving,
+    /// What was written was recorded, and whether it lasts is not known.
+    Unconfirmed,
 }
 
 /// Bytes are not the message they should be.

@@ -54,6 +54,7 @@ pub(super) fn refused(
         Refusal::CopiesMissing { wanted, held, reason } => {
             E::CopiesMissing { account: repository.account(), wanted, held, reason }
         }
+        Refusal::Unconfirmed => E::Unconfirmed { account: repository.account() },
         Refusal::Trouble => unreachable("something went wrong there; its log says what".into()),
     }
 }

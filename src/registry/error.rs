@@ -144,6 +144,13 @@ pub enum RegistryError {
         /// How.
         reason: String,
     },
+    /// What was written was recorded by a primary that then got a successor, and whether that has it is not known. To write it
+    /// again is for the client to decide: it may have been seen, and replaced, in the meantime.
+    #[error("account {account} got another primary before this was acknowledged: it may have been lost, send it again")]
+    Unconfirmed {
+        /// The account's name.
+        account: AccountName,
+    },
     /// The region that decides about the account refuses, for a reason of its own.
     #[error("{reason}")]
     RefusedElsewhere {

@@ -120,11 +120,11 @@ impl Inner {
         Term(self.primacies.term(account))
     }
 
-    /// Refuses to acknowledge a write that was recorded, but perhaps not passed on to a successor: doing it again is
-    /// harmless, and finds the successor. `since`: from before it was recorded, since the account may have gone and come back.
+    /// Refuses to acknowledge a write that was recorded, but perhaps not passed on to a successor. It is not done again here:
+    /// somebody may have seen it, and replaced or deleted it, before that. `since`: from before it was recorded, since the account may have gone and come back.
     pub(super) fn check_still_primary(&self, account: &AccountName, since: Term) -> Result<(), RegistryError> {
         match self.elsewhere(account).is_some() || self.term(account) != since {
-            true => Err(moving(account, "it got another primary in the meantime")),
+            true => Err(RegistryError::Unconfirmed { account: account.clone() }),
             false => Ok(()),
         }
     }

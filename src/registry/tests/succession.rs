@@ -191,6 +191,30 @@ async fn an_account_that_is_handed_over_takes_no_write_in_between_and_loses_none
 }
 
 #[tokio::test]
+async fn a_push_that_was_recorded_when_its_account_got_a_successor_is_not_pushed_on_by_itself() {
+    let (mut pair, claim) = two();
+    let (old, new) = (pair.primary.registry.clone(), pair.replica.registry.clone());
+    let first = push(&old, "acme/app", "v1", "first").await.unwrap();
+    pair.catch_up().await;
+    // It is recorded at once, and waits for the other's lease.
+    let pushing = tokio::spawn({
+        let old = old.clone();
+        async move { push(&old, "acme/app", "v1", "second").await }
+    });
+    let before = Pair::content(&old).await;
+    while Pair::content(&old).await == before {
+        tokio::task::yield_now().await;
+    }
+    new.expect_account(&acme(), 2).await.unwrap();
+    decide(&claim, replica_node());
+    new.take_account(&acme(), Handover::Seized).await.unwrap();
+    let pushed = pushing.await.unwrap();
+    assert!(matches!(pushed, Err(RegistryError::Unconfirmed { .. })), "{pushed:?}");
+    // Somebody may have seen it there and deleted it since: it does not come back.
+    assert_eq!(new.load_manifest(&repository("acme/app"), &reference("v1")).await.unwrap().digest, first);
+}
+
+#[tokio::test]
 async fn a_replica_that_was_surveyed_takes_nothing_more_from_the_primary_that_is_replaced() {
     let (mut pair, _claim) = two();
     let (old, new) = (pair.primary.registry.clone(), pair.replica.registry.clone());
