@@ -43,7 +43,7 @@ const QUEUE_SHARE: f64 = 0.3;
 const QUEUE_MIN: Duration = Duration::from_millis(10);
 /// What comes in heaps counts up to what the line delivers in this time.
 const HEAP_MAX: Duration = Duration::from_millis(100);
-/// How much of that queue is left where queues are too short for it.
+/// How much of that queue and of the heaps is left where queues are too short for them.
 const MARGIN_MIN: f64 = 0.2;
 const MARGIN_STEP: f64 = 0.05;
 /// A round that lost a greater share found a queue full, if it lost more than so many packets: shares of few say nothing.
@@ -96,7 +96,7 @@ struct DeliveryRate {
     longer_rounds: u32,
     /// Rounds left in which the shortest round trip is looked for, and the shortest of them.
     drain: Option<(u32, Duration)>,
-    /// How much of the queue we make, from `MARGIN_MIN` to 1.
+    /// How much of the queue and of the heaps is allowed for, from `MARGIN_MIN` to 1.
     margin: f64,
     round: Round,
     is_idle: bool,
@@ -332,9 +332,10 @@ impl DeliveryRate {
         let (Some(rate), Some((shortest, _)), false) = (self.best_rate(), self.shortest, self.begins) else { return };
         let holds = rate * shortest.as_secs_f64();
         let queue = rate * QUEUE_MIN.max(shortest.mul_f64(QUEUE_SHARE)).as_secs_f64();
+        let heap = self.rounds.iter().map(|round| round.heap).fold(0.0, f64::max);
         let window = match self.drain {
             Some(_) => holds * DRAIN_SHARE,
-            None => holds + queue * self.margin + self.rounds.iter().map(|round| round.heap).fold(0.0, f64::max),
+            None => holds + (queue + heap) * self.margin,
         };
         self.window = (window as u64).max(WINDOW_MIN * self.mtu);
     }

@@ -212,6 +212,15 @@ fn nodes_near_by_on_busy_machines_do_not_take_their_business_for_a_slow_line() {
 }
 
 #[test]
+fn a_busy_receiver_behind_a_short_queue_is_not_overrun() {
+    let mut line = Simulation::new(200.0, 20, 20, 0.001);
+    line.is_busy = true;
+    let used = line.run_until(20.0);
+    assert!(used > 0.6, "{used:.3} used");
+    assert!(line.overflowed_share() < 0.03, "{:.4} overflowed", line.overflowed_share());
+}
+
+#[test]
 fn two_senders_share_a_line() {
     // The second one finds the line full.
     let mut first = Simulation::new(100.0, 50, 100, 0.0);
