@@ -217,7 +217,7 @@ fn what_may_be_lost(account: &AccountName, to: &CandidateInfo) -> String {
     match (is_complete, behind_events, behind_ms) {
         (false, ..) => text.push_str(&format!("Its copy is not whole: it has {manifests} manifests.\n")),
         (true, events, Some(ms)) => text.push_str(&format!(
-            "Its copy has {manifests} manifests and was last known to be whole {:.1} s ago; {} known changes are not in it.\n",
+            "Its copy has {manifests} manifests and was last known to be whole {:.1} s ago; {} changes that it has heard of are not in it.\n",
             ms as f64 / 1000.0,
             events.unwrap_or_default()
         )),
@@ -226,7 +226,11 @@ fn what_may_be_lost(account: &AccountName, to: &CandidateInfo) -> String {
         )),
     }
     text.push_str(&format!("Of {blobs} blobs that it needs, {missing_blobs} are not there ({missing_bytes} bytes).\n"));
-    text.push_str("What the primary recorded beyond that is kept there, for `keppel account divergent`.\n");
+    text.push_str(&format!(
+        "What the primary or another region has beyond that is listed there once it follows region {}: see \
+         `keppel account divergent` there. What only a region has that never returns is lost.\n",
+        to.region
+    ));
     text
 }
 

@@ -29,7 +29,7 @@ pub struct FollowRow {
     pub source: Option<NodeId>,
 }
 
-fn state_of(number: i64) -> Result<FollowState, MetadataError> {
+pub(super) fn state_of(number: i64) -> Result<FollowState, MetadataError> {
     match number {
         0 => Ok(FollowState::Pulled),
         1 => Ok(FollowState::Listing),

@@ -108,6 +108,11 @@ impl Reader<'_> {
         self.get_row(&sql, params![repository, tag], read_manifest)
     }
 
+    /// When a manifest was pushed, in UNIX seconds.
+    pub fn get_pushed_at(&self, id: ManifestId) -> Result<Option<i64>, MetadataError> {
+        self.get_row("SELECT pushed_at FROM manifests WHERE id = ?1", [id.0], |row| Ok(row.get(0)?))
+    }
+
     /// The row of a manifest and the size of it and all that it refers to, in bytes.
     pub fn get_manifest_id(
         &self,

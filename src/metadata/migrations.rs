@@ -15,6 +15,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0009_primacies.sql"),
     include_str!("migrations/0010_transfers.sql"),
     include_str!("migrations/0011_follow_sources.sql"),
+    include_str!("migrations/0012_follow_claims.sql"),
 ];
 
 /// Brings a database to the latest schema, each step in a transaction of its own.

@@ -5,6 +5,8 @@ use keppel_federation::vocabulary::{AccountName, Algorithm, Digest, RepositoryNa
 
 use super::*;
 
+mod follows;
+
 struct Database {
     metadata: Metadata,
     directory: tempfile::TempDir,
@@ -195,6 +197,7 @@ async fn every_query_per_request_uses_an_index() {
         include_str!("care.rs"),
         include_str!("divergent.rs"),
         include_str!("events.rs"),
+        include_str!("follow_claims.rs"),
         include_str!("follows.rs"),
         include_str!("listing.rs"),
         include_str!("manifests.rs"),
@@ -515,34 +518,6 @@ async fn a_database_without_transfers_takes_them_and_they_end_with_their_uploads
             transaction.put_transfer(&second, &digest(1), 8)?;
             transaction.delete_upload(&second.upload.id)?;
             assert_eq!(transaction.get_transfer(&repository(), &digest(1))?, None);
-            Ok::<_, MetadataError>(())
-        })
-        .await
-        .unwrap();
-}
-
-#[tokio::test]
-async fn whose_log_a_copy_follows_is_not_known_of_old_databases_and_is_noted_from_then_on() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("metadata.db");
-    drop(Metadata::open(&path, &MetadataOptions::default()).unwrap());
-    let connection = rusqlite::Connection::open(&path).unwrap();
-    let rows = "ALTER TABLE follows DROP COLUMN source;
-        INSERT INTO follows (account, state, sequence, stamp) VALUES ('acme', 2, 7, 9);";
-    connection.execute_batch(rows).unwrap();
-    connection.pragma_update(None, "user_version", 10).unwrap();
-    drop(connection);
-    let metadata = Metadata::open(&path, &MetadataOptions::default()).unwrap();
-    let (account, node) =
-        (AccountName::parse("acme").unwrap(), keppel_federation::vocabulary::NodeId::from_public_key([7; 32]));
-    metadata
-        .write(move |transaction| {
-            let cursor = Cursor { sequence: 7, stamp: 9 };
-            let mut row = FollowRow { account: account.clone(), state: FollowState::Following, cursor, source: None };
-            assert_eq!(transaction.get_follow(&account)?, Some(row.clone()));
-            row.source = Some(node);
-            transaction.put_follow(&row)?;
-            assert_eq!(transaction.list_follows("", 10)?, [row]);
             Ok::<_, MetadataError>(())
         })
         .await

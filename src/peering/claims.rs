@@ -72,6 +72,10 @@ impl AccountClaims for FederationClaims {
         (claimed.owner == self.federation.node()).then_some(claimed.epoch)
     }
 
+    fn claim_of(&self, account: &AccountName) -> Option<u64> {
+        self.federation.state().account(account).map(|claimed| claimed.created_at_ms)
+    }
+
     fn version(&self) -> u64 {
         self.federation.state().applied()
     }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::content::BACKLOGS_MAX;
+use super::ending::Endings;
 use super::messages::{Answer, Question, decode, encode};
 use super::refusals::reason_of;
 use super::succession::{self, Roles};
@@ -89,7 +90,7 @@ struct Shared {
 async fn run(shared: Arc<Shared>) {
     let mut conversations = JoinSet::new();
     let mut talking = BTreeSet::new();
-    let mut roles = Roles::default();
+    let (mut roles, mut endings) = (Roles::default(), Endings::default());
     let mut replicas_at = Instant::now();
     let interval = TEND_INTERVAL.min(shared.lease / 8);
     loop {
@@ -101,7 +102,9 @@ async fn run(shared: Arc<Shared>) {
             shared.want_replicas();
         }
         succession::tend(&shared.federation, &shared.registry, &mut roles);
-        for node in shared.plan().await {
+        let (nodes, over) = shared.plan();
+        endings.tend(&shared.federation, &shared.registry, over);
+        for node in nodes {
             if talking.insert(node) {
                 let shared = shared.clone();
                 conversations.spawn(async move {
@@ -143,8 +146,8 @@ impl Shared {
         }
     }
 
-    /// Sorts the followed accounts by their primaries, and ends what is no longer to be followed.
-    async fn plan(&self) -> Vec<NodeId> {
+    /// Sorts the followed accounts by their primaries; gives these, and the accounts that seem to be no longer to be followed.
+    fn plan(&self) -> (Vec<NodeId>, Vec<AccountName>) {
         let (state, node) = (self.federation.state(), self.federation.node());
         let mut accounts: HashMap<NodeId, BTreeSet<AccountName>> = HashMap::new();
         let mut over = Vec::new();
@@ -152,11 +155,13 @@ impl Shared {
             match state.account(&account) {
                 // What was recorded here before it became a copy is sorted out first, and the other way round.
                 Some(_) if self.registry.is_between_roles(&account) => {}
-                Some(claimed) if claimed.owner == node => over.push((account, false)),
+                Some(claimed) if claimed.owner == node || self.registry.is_of_former_account(&account) => {
+                    over.push(account);
+                }
                 Some(claimed) => drop(accounts.entry(claimed.owner).or_default().insert(account)),
                 // A node that has just joined does not know yet what there is.
                 None if state.member(node).is_none() => {}
-                None => over.push((account, true)),
+                None => over.push(account),
             }
         }
         let nodes = accounts.keys().copied().collect();
@@ -170,12 +175,7 @@ impl Shared {
                 }
             }
         }
-        for (account, gone) in over {
-            if let Err(error) = self.registry.unfollow(&account, gone).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, %account, "an account is still followed");
-            }
-        }
-        nodes
+        (nodes, over)
     }
 
     fn accounts_of(&self, node: NodeId) -> Arc<BTreeSet<AccountName>> {
@@ -293,6 +293,15 @@ impl Conversation {
             if !accounts.contains(&account) {
                 continue;
             }
+            if matches!(news.what, NewsKind::Page { .. } | NewsKind::Resync)
+                && let Some(epoch) = registry.copy_of_before(&account, self.node)
+            {
+                // Listed from the beginning, and not before it is known what that may take away.
+                if let Some(pause) = self.settle(&account, epoch).await {
+                    self.put_off.insert(account, Instant::now() + pause);
+                }
+                continue;
+            }
             let applied = registry.apply_news(self.node, news).await;
             let pause = match applied {
                 Ok(()) if not_primary => NOT_PRIMARY_PAUSE,
@@ -309,6 +318,17 @@ impl Conversation {
             registry.renew_copy_lease(self.node, sent + Duration::from_millis(lease_ms.into()));
         }
         Ok(())
+    }
+
+    /// Finds out whether the primary had all that another one told before in this epoch. Gives how long the account is to be
+    /// left alone when that cannot be said now.
+    async fn settle(&self, account: &AccountName, epoch: u64) -> Option<Duration> {
+        let Shared { federation, registry, .. } = &*self.shared;
+        let Some(place) = succession::find_place(federation, registry, account, epoch + 1).await else {
+            return Some(NOT_PRIMARY_PAUSE);
+        };
+        let settled = registry.settle_copy(account, self.node, place).await;
+        settled.err().map(|error| self.report(account, &error))
     }
 
     /// Asks how much is not here yet of accounts that are behind, now and then.

@@ -12,6 +12,7 @@
 //! | `catalog` | whose accounts are where, and the lists of their repositories |
 //! | [`backfill`] | keeps replicas whole that are to hold everything |
 //! | [`wait`] | has regions hold everything of an image |
+//! | `ending` | ends following what is gone |
 //! | `messages` | the questions and answers between nodes |
 //! | `refusals` | what their refusals mean here |
 
@@ -20,6 +21,7 @@ pub mod backfill;
 mod catalog;
 pub mod claims;
 pub mod content;
+mod ending;
 pub mod follow;
 mod messages;
 pub mod records;

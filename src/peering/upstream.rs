@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::messages::{Answer, ExternalAnswer, Question, Target, decode, encode, kind_of};
 use super::refusals::{reason_of, refused};
 use crate::external::{ExternalManifest, ManifestAnswer};
-use crate::metadata::PulledNames;
+use crate::metadata::{PulledNames, Told};
 use crate::registry::{
     AccountSums, AccountsElsewhere, BlobOpening, Deletion, ManifestTarget, Page, Primary, Priority, PutManifest,
     Referrer, RegistryError, RemoteBlob, RemoteManifest, Upstream,
@@ -146,6 +146,11 @@ impl Upstream for FederationUpstream {
         let claimed = self.federation.state().account(account)?;
         let is_ours = claimed.owner == self.federation.node();
         (!is_ours).then(|| Primary { node: claimed.owner, region: claimed.region.to_string() })
+    }
+
+    fn told_by(&self, account: &AccountName, node: NodeId) -> Option<Told> {
+        let claimed = self.federation.state().account(account).filter(|claimed| claimed.owner == node)?;
+        Some(Told { epoch: claimed.epoch, claim: claimed.created_at_ms })
     }
 
     fn others(&self, account: &AccountName) -> Vec<Primary> {

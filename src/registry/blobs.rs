@@ -126,7 +126,7 @@ impl Registry {
                 (size_bytes, Place::There)
             }
         };
-        self.inner.copies.want(&repository.account());
+        self.inner.want_copy(&repository.account());
         Ok(BlobInfo { digest: *digest, size_bytes, repository: repository.clone(), place })
     }
 

@@ -54,6 +54,13 @@ pub trait AccountClaims: Send + Sync + 'static {
         None
     }
 
+    /// Which claim of the name this is: the same as long as the account is, whoever is its primary, and another one when the
+    /// name is claimed again. `None`: nobody has claimed it, as far as this node knows. From memory: it is asked inside
+    /// transactions.
+    fn claim_of(&self, _: &AccountName) -> Option<u64> {
+        None
+    }
+
     /// Grows whenever who is primary may have changed. From memory.
     fn version(&self) -> u64 {
         0

@@ -129,6 +129,7 @@ impl Registry {
             loop {
                 let (this, name) = (inner.clone(), repository.clone());
                 let step = inner.metadata.write(move |transaction| {
+                    this.check_primacy(&name.account())?;
                     let step = this.delete_some(transaction, &name, Guard::Asked)?;
                     Ok::<_, RegistryError>((step, this.note_spreading(transaction, &name.account())?))
                 });
@@ -185,14 +186,14 @@ impl Inner {
             .await
     }
 
-    /// One step: some manifests, or some mounts, or the repository itself. Gives the blobs whose bytes are to go.
+    /// One step: some manifests, or some mounts, or the repository itself. Gives the blobs whose bytes are to go. Whether this
+    /// node may is asked by the caller, inside the transaction.
     pub(super) fn delete_some(
         self: &Arc<Self>,
         transaction: &WriteTransaction<'_>,
         repository: &RepositoryName,
         guard: Guard,
     ) -> Result<(Step, Vec<keppel_federation::vocabulary::StorageKey>), RegistryError> {
-        self.check_primacy(&repository.account())?;
         let Some(id) = transaction.get_repository(repository)? else { return Ok((Step::Gone, Vec::new())) };
         let manifests = transaction.list_manifests(id, None, BATCH)?;
         if !manifests.is_empty() {

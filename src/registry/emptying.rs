@@ -9,6 +9,15 @@ use crate::metadata::Usage;
 /// Blobs or uploads that are deleted in one step.
 const BATCH: usize = 200;
 
+/// Which account is emptied.
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    /// One that this node is the primary of.
+    Own,
+    /// What is here of one that is gone.
+    Copy,
+}
+
 /// What one step of an account's end came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccountStep {
@@ -29,10 +38,16 @@ impl Registry {
     /// Our own trouble; what was deleted stays so.
     pub async fn empty_account(&self, name: &AccountName) -> Result<AccountStep, RegistryError> {
         let (registry, name) = (self.clone(), name.clone());
-        to_the_end(async move { registry.empty_some(&name).await }).await
+        to_the_end(async move { registry.empty_some(&name, Whose::Own).await }).await
     }
 
-    async fn empty_some(&self, name: &AccountName) -> Result<AccountStep, RegistryError> {
+    /// The same for a copy of an account that is gone: what it notes on disk goes with the last of what it holds.
+    pub(super) async fn empty_copy(&self, name: &AccountName) -> Result<AccountStep, RegistryError> {
+        let (registry, name) = (self.clone(), name.clone());
+        to_the_end(async move { registry.empty_some(&name, Whose::Copy).await }).await
+    }
+
+    async fn empty_some(&self, name: &AccountName, whose: Whose) -> Result<AccountStep, RegistryError> {
         let inner = &self.inner;
         let wanted = name.clone();
         let uploads = inner.metadata.read(move |reader| reader.list_account_uploads(&wanted, BATCH)).await;
@@ -43,6 +58,10 @@ impl Registry {
         }
         let (this, wanted) = (inner.clone(), name.clone());
         let step = inner.metadata.write(move |transaction| {
+            match whose {
+                Whose::Own => this.check_primacy(&wanted)?,
+                Whose::Copy => this.check_gone(transaction, &wanted)?,
+            }
             let Some(account) = transaction.get_account(&wanted)? else { return Ok((None, Vec::new())) };
             let mut keys = Vec::new();
             if let Some(first) = transaction.list_account_repositories(account, "", 1)?.into_iter().next() {
@@ -75,6 +94,18 @@ impl Registry {
             Some((usage, false)) => return Ok(AccountStep::More(usage)),
             Some((_, true)) if busy => return Ok(AccountStep::Busy),
             Some((_, true)) | None => {}
+        }
+        if let Whose::Copy = whose {
+            // The space stays: somebody may just be bringing bytes for a new account of this name.
+            let (this, wanted) = (inner.clone(), name.clone());
+            let removed = inner.metadata.write(move |transaction| {
+                this.check_gone(transaction, &wanted)?;
+                if let Some(account) = transaction.get_account(&wanted)? {
+                    transaction.delete_account(account)?;
+                }
+                Ok::<_, RegistryError>(transaction.delete_follow(&wanted)?)
+            });
+            return removed.await.map(|()| AccountStep::Empty);
         }
         // Bytes, then row: until the row is gone, the next run comes here again.
         inner.storage.remove_space(name).await?;

@@ -353,8 +353,10 @@ impl Inner {
     async fn check_account(&self, repository: &RepositoryName) -> Result<Option<Elsewhere>, RegistryError> {
         let account = repository.account();
         self.refuse_mirror(&account)?;
+        self.refuse_former(&account)?;
         let mut asked = self.claims.ensure_primary(&account, self.options.create_accounts_on_push).await;
-        if asked == Err(ClaimRefusal::Unclaimed) {
+        // A copy of an account that is gone is none that was made here.
+        if asked == Err(ClaimRefusal::Unclaimed) && self.copies.told(&account).is_none() {
             let name = account.clone();
             if self.metadata.read(move |reader| reader.get_account(&name)).await?.is_some() {
                 asked = self.claims.ensure_primary(&account, true).await;
@@ -389,6 +391,7 @@ impl Inner {
         if self.claims.is_deleting(account) {
             return Err(RegistryError::AccountDeleting { account: account.clone() });
         }
+        self.refuse_former(account)?;
         if !self.is_copy(account) {
             self.note_primacy(transaction, account)?;
         }

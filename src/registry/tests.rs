@@ -12,6 +12,8 @@ use crate::model::ManualClock;
 use crate::storage::FilesystemOptions;
 
 mod following;
+mod gone;
+mod lagging;
 mod promises;
 mod pulls_told;
 mod rules;

@@ -16,6 +16,7 @@ mod hosts;
 mod leases;
 mod liars;
 mod lists;
+mod losses;
 mod mirrors;
 mod moves;
 mod pulls;

@@ -22,7 +22,7 @@ use super::refusals::reason_of;
 use crate::metadata::Cursor;
 use crate::registry::{Handover, Readiness, Registry};
 
-pub(super) use tending::{Roles, tend};
+pub(super) use tending::{Roles, find_place, tend};
 
 /// For how long a primary takes no writes, beyond the time that leases need.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -86,7 +86,9 @@ pub async fn find_candidate(
         let question = SuccessionQuestion::Readiness { account: account.clone() };
         match ask(federation, registry, node, question, BRIEF_DEADLINE).await {
             Ok(SuccessionAnswer::Readiness(readiness)) => {
-                let has = |it: &Readiness| (it.is_complete, it.manifests, it.blobs - it.missing_blobs);
+                // One that was whole later is further in the primary's log.
+                let whole_since = |it: &Readiness| std::cmp::Reverse(it.behind_ms.unwrap_or(u64::MAX));
+                let has = |it: &Readiness| (it.is_complete, whole_since(it), it.manifests, it.blobs - it.missing_blobs);
                 if best.as_ref().is_none_or(|(_, known)| has(&readiness) > has(known)) {
                     best = Some((node, readiness));
                 }

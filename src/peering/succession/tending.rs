@@ -119,7 +119,7 @@ async fn step_down(
 
 /// Where in the log here the node began that has the next epoch: asked of all, the primary first, since it may have given the
 /// account on. `Some(None)`: nobody knows. `None`: the primary cannot be asked.
-async fn find_place(
+pub(in crate::peering) async fn find_place(
     federation: &Federation,
     registry: &Registry,
     account: &AccountName,

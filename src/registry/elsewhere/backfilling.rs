@@ -56,7 +56,7 @@ impl Registry {
     /// These accounts of other regions, and no others, are to be here with everything.
     pub fn set_backfilled(&self, accounts: &[AccountName]) {
         self.inner.backfills.set(accounts);
-        accounts.iter().for_each(|account| self.inner.copies.want(account));
+        accounts.iter().for_each(|account| self.inner.want_copy(account));
     }
 
     /// Waits until something is missing that was not before. Cancel-safe.

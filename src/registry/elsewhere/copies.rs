@@ -11,7 +11,7 @@ use keppel_federation::vocabulary::{AccountName, NodeId};
 use tokio::sync::Notify;
 
 use super::backfills::BackfillStatus;
-use crate::metadata::{Cursor, FollowRow, FollowState};
+use crate::metadata::{Cursor, FollowRow, FollowState, Told};
 use crate::model::uptime;
 use crate::registry::feed::messages::{ListPlace, Place};
 
@@ -53,6 +53,8 @@ struct Copy {
     was_whole: bool,
     /// What the manifests have together that are known to be missing, in bytes, as the primary told last.
     backlog: Option<u64>,
+    /// Under which claim what is here was told.
+    told: Told,
 }
 
 /// A copy that was fresh when it was looked at. Two that are equal enclose a time in which nothing changed.
@@ -113,12 +115,13 @@ impl CopyLag {
 
 impl Copies {
     /// The account's content is used here: it is followed from now on.
-    pub(in crate::registry) fn want(&self, account: &AccountName) {
+    /// `claim`: which claim of the name it is.
+    pub(in crate::registry) fn want(&self, account: &AccountName, claim: u64) {
         let mut state = self.lock();
         if !state.copies.contains_key(account) {
             let (name, cursor) = (account.clone(), Cursor::default());
             let row = FollowRow { account: name, state: FollowState::Pulled, cursor, source: None };
-            let copy = Copy::new(&row, state.change());
+            let copy = Copy { told: Told { epoch: 0, claim }, ..Copy::new(&row, state.change()) };
             state.copies.insert(row.account.clone(), copy);
             drop(state);
             self.wanted.notify_one();
@@ -132,6 +135,18 @@ impl Copies {
             let change = state.change();
             state.copies.entry(row.account.clone()).or_insert_with(|| Copy::new(row, change));
         }
+    }
+
+    /// What is here of the account is on disk as told under this claim.
+    pub(super) fn set_told(&self, account: &AccountName, told: Told) {
+        if let Some(copy) = self.lock().copies.get_mut(account) {
+            copy.told = told;
+        }
+    }
+
+    /// Under which claim what is here of the account was told; `None`: it is not followed.
+    pub(in crate::registry) fn told(&self, account: &AccountName) -> Option<Told> {
+        self.lock().copies.get(account).map(|copy| copy.told)
     }
 
     /// Waits until another account is wanted. Cancel-safe.
@@ -402,6 +417,7 @@ impl Copy {
             wants_listing: false,
             was_whole: row.state == FollowState::Following,
             backlog: None,
+            told: Told::default(),
         }
     }
 
@@ -441,7 +457,7 @@ mod tests {
     #[test]
     fn what_was_whole_is_so_while_it_is_listed_anew() {
         let copies = Copies::default();
-        copies.want(&acme());
+        copies.want(&acme(), 0);
         copies.listed(&acme(), ListPlace::beginning(), at(0));
         assert!(!copies.was_whole(&acme()));
         copies.moved(&acme(), at(3), 3, Some(3));
@@ -454,7 +470,7 @@ mod tests {
     #[test]
     fn a_copy_is_fresh_only_with_all_that_is_confirmed_and_nothing_more_under_a_lease_of_its_primary() {
         let copies = Copies::default();
-        copies.want(&acme());
+        copies.want(&acme(), 0);
         let soon = || uptime() + Duration::from_secs(60);
         assert_eq!(copies.place(&acme()), Some((Place::Listing(ListPlace::beginning()), None)));
         copies.begin_session(node(1));
@@ -487,8 +503,8 @@ mod tests {
     #[test]
     fn only_places_that_have_changed_are_looked_at_again() {
         let (copies, other) = (Copies::default(), AccountName::parse("other").unwrap());
-        copies.want(&acme());
-        copies.want(&other);
+        copies.want(&acme(), 0);
+        copies.want(&other, 0);
         let (seen, all) = copies.places_since(0);
         assert_eq!(all.len(), 2);
         assert_eq!(copies.places_since(seen), (seen, Vec::new()));
@@ -513,7 +529,7 @@ mod tests {
     #[test]
     fn a_lease_that_has_run_out_is_none() {
         let copies = Copies::default();
-        copies.want(&acme());
+        copies.want(&acme(), 0);
         copies.change(&acme(), node(1));
         copies.moved(&acme(), at(1), 1, Some(1));
         copies.renew(node(1), uptime());

@@ -11,7 +11,8 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, RepositoryName,
 
 use super::checking::{Prepared, PreparedOf, prepare, repository_of};
 use super::copies::CopyStatus;
-use crate::metadata::{Cursor, FollowRow, FollowState, NewManifest, RepositoryId, WriteTransaction};
+use super::setting_aside::Aside;
+use crate::metadata::{Cursor, FollowRow, FollowState, NewManifest, RepositoryId, Told, WriteTransaction};
 use crate::registry::feed::messages::{Change, ChangeKind, ListPlace, News, NewsKind, Place, Slice};
 use crate::registry::manifest_push::References;
 use crate::registry::succession::moving;
@@ -34,6 +35,7 @@ impl Registry {
             let rows = self.inner.metadata.read(move |reader| reader.list_follows(&last, FOLLOWS_STEP));
             let rows = rows.await.map_err(RegistryError::Metadata)?;
             self.inner.copies.recall(&rows);
+            self.inner.recall_told(&rows).await?;
             match rows.last() {
                 Some(last) => after = last.account.to_string(),
                 None => return Ok(()),
@@ -43,7 +45,7 @@ impl Registry {
 
     /// Follows an account of another region from now on.
     pub fn want_copy(&self, account: &AccountName) {
-        self.inner.copies.want(account);
+        self.inner.want_copy(account);
     }
 
     /// Whether all of an account of another region was here at some time.
@@ -139,23 +141,6 @@ impl Registry {
             }
         }
     }
-
-    /// Ends following an account; with `gone`, what is here of it is taken away first, since there is no such account.
-    ///
-    /// Cancel safety: may be called again.
-    ///
-    /// # Errors
-    /// Our own trouble.
-    pub async fn unfollow(&self, account: &AccountName, gone: bool) -> Result<(), RegistryError> {
-        if gone {
-            self.inner.take_away_between(None, account, "", None, true).await?;
-        }
-        let name = account.clone();
-        let ended = self.inner.metadata.write(move |transaction| transaction.delete_follow(&name));
-        ended.await.map_err(RegistryError::Metadata)?;
-        self.inner.copies.forget(account);
-        Ok(())
-    }
 }
 
 /// Whether copies of an account are written by following it, and by nothing else.
@@ -168,13 +153,12 @@ pub(in crate::registry) fn is_followed(
 
 impl Inner {
     /// Refuses what a node tells that is not the primary by now, or is just being replaced, or while what was recorded here
-    /// before it was is not sorted out. To be asked inside the transaction that applies it.
-    fn check_teller(&self, from: NodeId, account: &AccountName) -> Result<(), RegistryError> {
-        let is_primary = self.elsewhere(account).is_some_and(|elsewhere| elsewhere.primary.node == from);
-        match is_primary && !self.is_stepping_down(account) && !self.primacies.is_held_back(account, from) {
-            true => Ok(()),
-            false => Err(moving(account, "who told this is not its primary by now")),
-        }
+    /// before it was is not sorted out; gives the claim under which it tells. To be asked inside the transaction that applies it,
+    /// by [`Self::check_told`].
+    pub(super) fn check_teller(&self, from: NodeId, account: &AccountName) -> Result<Told, RegistryError> {
+        let told = self.upstream.get().and_then(|upstream| upstream.told_by(account, from));
+        let told = told.filter(|_| !self.is_stepping_down(account) && !self.primacies.is_held_back(account, from));
+        told.ok_or_else(|| moving(account, "who told this is not its primary by now"))
     }
 
     async fn apply_changes(
@@ -193,18 +177,24 @@ impl Inner {
         let prepared = prepare(manifests).await?;
         let count = changes.len();
         // A place without a change is as good in memory as on disk.
-        if count == 0 && self.copies.is_written(&follow.account, from, follow.cursor) {
+        let told = self.upstream.get().and_then(|upstream| upstream.told_by(&follow.account, from));
+        if count == 0
+            && self.copies.is_written(&follow.account, from, follow.cursor)
+            && told.is_some_and(|told| self.copies.told(&follow.account) == Some(told))
+        {
             return Ok(());
         }
-        let inner = self.clone();
+        let (inner, account) = (self.clone(), follow.account.clone());
         let applied = self.metadata.write(move |transaction| {
-            inner.check_teller(from, &follow.account)?;
+            let told = inner.check_told(transaction, from, &follow.account)?;
             for change in &changes {
                 inner.apply_change(transaction, &follow.account, change, &prepared)?;
             }
-            Ok::<_, RegistryError>(transaction.put_follow(&follow)?)
+            transaction.put_follow(&follow)?;
+            transaction.put_told(&follow.account, told)?;
+            Ok::<_, RegistryError>(told)
         });
-        applied.await?;
+        self.copies.set_told(&account, applied.await?);
         metrics::counter!("keppel_copy_events_total").increment(count as u64);
         Ok(())
     }
@@ -352,11 +342,12 @@ impl Inner {
         base: Cursor,
     ) -> Result<(), RegistryError> {
         self.check_teller(from, account)?;
+        self.begin_listing(from, account, base).await?;
         let mut manifests = Vec::new();
         for slice in &slices {
             match slice {
                 Slice::Repository { after, name } => {
-                    self.take_away_between(Some(from), account, after, name.as_deref(), false).await?;
+                    self.take_away_between(from, account, after, name.as_deref()).await?;
                 }
                 Slice::Manifests { repository, manifests: listed, .. } => {
                     manifests.extend(listed.iter().map(|copy| (repository.clone(), copy.clone())));
@@ -369,13 +360,15 @@ impl Inner {
         let follow = FollowRow { account: account.clone(), state, cursor: base, source: Some(from) };
         let inner = self.clone();
         let applied = self.metadata.write(move |transaction| {
-            inner.check_teller(from, &follow.account)?;
+            let told = inner.check_told(transaction, from, &follow.account)?;
             for slice in &slices {
                 inner.apply_slice(transaction, &follow.account, slice, &prepared)?;
             }
-            Ok::<_, RegistryError>(transaction.put_follow(&follow)?)
+            transaction.put_follow(&follow)?;
+            transaction.put_told(&follow.account, told)?;
+            Ok::<_, RegistryError>(told)
         });
-        applied.await?;
+        self.copies.set_told(account, applied.await?);
         self.copies.relisted(account);
         match next {
             Some(next) => self.copies.listed(account, next, base),
@@ -393,6 +386,7 @@ impl Inner {
         prepared: &PreparedOf,
     ) -> Result<(), RegistryError> {
         let now = self.clock.now();
+        let aside = Aside::of(transaction, account)?;
         let of = |name: &str| -> Result<(RepositoryName, RepositoryId), RegistryError> {
             let repository = repository_of(account, name)?;
             let account = transaction.ensure_account(account, now)?;
@@ -406,6 +400,7 @@ impl Inner {
                 let (name, id) = of(repository)?;
                 for digest in transaction.list_digests(id, after.as_ref(), upto.as_ref(), usize::MAX >> 1)? {
                     if manifests.binary_search_by(|copy| copy.digest.cmp(&digest)).is_err() {
+                        aside.put_manifest(transaction, repository, &digest)?;
                         self.take_manifest(transaction, &name, id, &digest)?;
                     }
                 }
@@ -420,7 +415,11 @@ impl Inner {
                 let is_in_slice = |tag: &str| upto.as_deref().is_none_or(|upto| tag <= upto);
                 let here = transaction.list_tag_copies(id, after, usize::MAX >> 1)?;
                 for tag in here.iter().take_while(|tag| is_in_slice(&tag.name)) {
-                    if tags.binary_search_by(|listed| listed.name.cmp(&tag.name)).is_err() {
+                    let listed = tags.binary_search_by(|listed| listed.name.cmp(&tag.name));
+                    if listed.map_or(true, |at| tags[at].digest != tag.digest) {
+                        aside.put_tag(transaction, repository, tag)?;
+                    }
+                    if listed.is_err() {
                         transaction.delete_tag(id, &tag.name)?;
                         self.evict_around_commit(transaction, &name, vec![tag.name.clone()]);
                     }
@@ -433,40 +432,35 @@ impl Inner {
         }
     }
 
-    /// Takes away the manifests of an account's repositories whose full names lie between two names, step by step;
-    /// `with_blobs`: the repositories as well. Without, blobs stay that clients may just be pushing here.
+    /// Takes away the manifests of an account's repositories whose full names lie between two names, step by step. Blobs stay
+    /// that clients may just be pushing here.
     async fn take_away_between(
         self: &Arc<Self>,
-        teller: Option<NodeId>,
+        teller: NodeId,
         account: &AccountName,
         after: &str,
         before: Option<&str>,
-        with_blobs: bool,
     ) -> Result<(), RegistryError> {
         let mut after = after.to_owned();
         loop {
             let (inner, account, last) = (self.clone(), account.clone(), after.clone());
             let before = before.map(str::to_owned);
             let step = self.metadata.write(move |transaction| {
-                if let Some(teller) = teller {
-                    inner.check_teller(teller, &account)?;
-                }
+                inner.check_told(transaction, teller, &account)?;
                 let Some((account_id, _)) = transaction.get_event_head(&account)? else { return Ok(None) };
                 let Some((id, found)) = transaction.get_next_repository(account_id, &last)? else { return Ok(None) };
                 if before.is_some_and(|before| found >= before) {
                     return Ok(None);
                 }
                 let name = repository_of(&account, &found)?;
-                if inner.take_manifests(transaction, &name, id)? == BATCH {
-                    return Ok(Some(last));
-                }
-                if with_blobs {
-                    if unmount_some(transaction, id)? == BATCH {
-                        return Ok(Some(last));
+                let aside = Aside::of(transaction, &account)?;
+                if aside.is_wanted() {
+                    for digest in transaction.list_digests(id, None, None, BATCH)? {
+                        aside.put_manifest(transaction, &found, &digest)?;
                     }
-                    transaction.delete_repository(id)?;
                 }
-                Ok::<_, RegistryError>(Some(found))
+                let is_full = inner.take_manifests(transaction, &name, id)? == BATCH;
+                Ok::<_, RegistryError>(Some(if is_full { last } else { found }))
             });
             match step.await? {
                 Some(last) => after = last,

@@ -189,7 +189,7 @@ impl Registry {
             let reason = "whoever asks is not known to be the primary here".to_owned();
             return Err(RegistryError::PrimaryUnreachable { account, region, reason });
         }
-        self.inner.copies.want(&account);
+        self.inner.want_copy(&account);
         let keep = |digest: &Digest| {
             let digest = *digest;
             async move { self.keep_blob(repository, &digest, Vec::new(), Priority::Push).await }

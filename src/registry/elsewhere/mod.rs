@@ -14,6 +14,7 @@ mod board;
 mod checking;
 mod comparing;
 mod copies;
+mod ending;
 mod fetching;
 mod flight;
 mod following;
@@ -26,6 +27,7 @@ mod opening;
 mod priority;
 mod reader;
 mod serving;
+mod setting_aside;
 mod standing;
 mod telling;
 #[cfg(test)]
@@ -97,7 +99,7 @@ impl Registry {
         if self.inner.copies.was_whole(account) {
             return Ok(());
         }
-        self.inner.copies.want(account);
+        self.inner.want_copy(account);
         let patience = if upstream.is_down(primary.node) { Duration::ZERO } else { LISTING_PATIENCE };
         match tokio::time::timeout(patience, self.inner.copies.whole(account)).await {
             Ok(()) => Ok(()),
@@ -195,7 +197,7 @@ impl Inner {
             }
             Err(error) => Err(error),
             Ok(page) => {
-                self.copies.want(&account);
+                self.want_copy(&account);
                 Ok(page)
             }
         }
@@ -225,7 +227,7 @@ impl Inner {
         let Elsewhere { primary, upstream } = elsewhere;
         let asked = upstream.manifest(primary, repository, reference, known.as_ref()).await;
         if asked.is_ok() {
-            self.copies.want(&repository.account());
+            self.want_copy(&repository.account());
         }
         match (asked, here) {
             (Ok(RemoteManifest { digest, bytes: None, is_stale, .. }), Some(here)) if digest == here.digest => {
@@ -301,7 +303,7 @@ impl Inner {
     ) -> Result<PutManifest, RegistryError> {
         let Elsewhere { primary, upstream } = elsewhere;
         let put = upstream.put_manifest(primary, repository, &target, media_type, bytes.clone()).await?;
-        self.copies.want(&repository.account());
+        self.want_copy(&repository.account());
         let media_type = media_type.unwrap_or_default();
         if let Err(error) = record_from_elsewhere(self, repository, &put.digest, target, media_type, bytes).await {
             // The primary has it, which is what counts.

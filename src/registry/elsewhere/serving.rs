@@ -138,7 +138,7 @@ impl Registry {
         inner.forget_if_gone(repository, digest).await;
         let flight = inner.flights.lead(elsewhere, repository, digest).await?;
         flight.start(inner, Priority::Pull);
-        inner.copies.want(&repository.account());
+        inner.want_copy(&repository.account());
         Ok(flight)
     }
 

@@ -10,7 +10,7 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, Repo
 
 use super::{AccountSums, Priority};
 use crate::external::ManifestAnswer;
-use crate::metadata::PulledNames;
+use crate::metadata::{PulledNames, Told};
 use crate::registry::{ManifestTarget, Page, PutManifest, Referrer, RegistryError};
 
 /// The node that decides about an account's content.
@@ -94,6 +94,11 @@ pub enum Deletion {
 pub trait Upstream: Send + Sync + 'static {
     /// The primary of an account, when that is another node. A look-up in memory.
     fn primary(&self, account: &AccountName) -> Option<Primary>;
+
+    /// Under which claim a node is the primary of an account; `None`: it is not. A look-up in memory.
+    fn told_by(&self, account: &AccountName, node: NodeId) -> Option<Told> {
+        self.primary(account).filter(|primary| primary.node == node).map(|_| Told::default())
+    }
 
     /// Nodes other than the primary that may hold content of an account, the likeliest first. A look-up in memory.
     fn others(&self, account: &AccountName) -> Vec<Primary>;

@@ -33,6 +33,7 @@ use tokio::time::Instant;
 pub use divergent::{DivergentEntry, PushedAgain};
 pub(super) use primacies::Primacies;
 pub use readiness::Readiness;
+pub(super) use stepping_down::{manifest_here, put as put_divergent};
 pub use surveying::Progress;
 pub use taking_over::Handover;
 
@@ -54,6 +55,7 @@ impl Inner {
         if self.elsewhere(account).is_some() {
             return Err(moving(account, "it has another primary by now"));
         }
+        self.refuse_former(account)?;
         match self.primacies.stage(account) {
             None | Some(Stage::Held | Stage::Taken) => Ok(()),
             Some(Stage::HandingOver) => Err(moving(account, "it is being moved to another region")),
@@ -69,6 +71,9 @@ impl Inner {
     ) -> Result<(), RegistryError> {
         let Some(epoch) = self.claims.primary_epoch(account) else { return Ok(()) };
         if self.primacies.stage(account).is_none() {
+            if transaction.get_follow_state(account.as_str())?.is_some() {
+                return Err(moving(account, "what is here of it is a copy, and not sorted out yet"));
+            }
             transaction.put_primacy(account, epoch, Stage::Held)?;
             // Should the commit fail, nothing is lost by knowing it: it is so.
             self.primacies.put(account, epoch, Stage::Held, None);
@@ -238,7 +243,12 @@ impl Registry {
             let (last, this) = (after.clone(), inner.clone());
             let step = inner.metadata.write(move |transaction| {
                 let accounts = transaction.list_accounts(last.as_ref(), STEP)?;
-                accounts.iter().try_for_each(|account| this.note_primacy(transaction, account))?;
+                for account in &accounts {
+                    // What is here of one that is followed may be of a former account of its name.
+                    if transaction.get_follow_state(account.as_str())?.is_none() {
+                        this.note_primacy(transaction, account)?;
+                    }
+                }
                 Ok::<_, RegistryError>(accounts.into_iter().last())
             });
             match step.await? {

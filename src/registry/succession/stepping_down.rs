@@ -12,9 +12,10 @@ use keppel_federation::vocabulary::{AccountName, Digest};
 use super::moving;
 use super::readiness::needed_blobs;
 use crate::metadata::{
-    AccountId, BlobId, Cursor, DivergentChange, DivergentManifest, EventKind, FollowRow, FollowState, MetadataError,
-    RepositoryId, WriteTransaction,
+    AccountId, BlobId, Cursor, DivergentChange, DivergentManifest, EventKind, FollowRow, FollowState, ManifestId,
+    ManifestRow, MetadataError, RepositoryId, WriteTransaction,
 };
+use crate::registry::elsewhere::Elsewhere;
 use crate::registry::{Inner, Registry, RegistryError};
 
 /// Events that are read together.
@@ -75,7 +76,7 @@ impl Registry {
         inner.primacies.remove(account);
         inner.allow_leases(account);
         if inner.external_source(account).is_none() {
-            inner.copies.want(account);
+            inner.want_copy(account);
         }
         let name = account.clone();
         let count = inner.metadata.read(move |reader| reader.count_divergent(&name)).await;
@@ -133,6 +134,12 @@ impl Inner {
         let row = FollowRow { account: name, state: FollowState::Listing, cursor, source: None };
         if self.external_source(account).is_none() {
             transaction.put_follow(&row)?;
+            if let Some(Elsewhere { primary, upstream }) = self.elsewhere(account)
+                && let Some(told) = upstream.told_by(account, primary.node)
+            {
+                // What only this node has is on the list already.
+                transaction.put_told(account, told)?;
+            }
         }
         transaction.delete_primacy(account)?;
         if let Some(id) = transaction.get_account(account)? {
@@ -179,11 +186,11 @@ fn list_since(
     in_order.sort_unstable_by_key(|((sequence, ..), _)| *sequence);
     for ((_, at, kind), repository) in in_order {
         let change = match kind {
-            EventKind::ManifestPut(digest) => {
-                manifest_here(transaction, &repository, &digest)?.map(DivergentChange::Manifest)
-            }
+            EventKind::ManifestPut(digest) => manifest_here(transaction, &repository, &digest)?
+                .map(|(_, manifest)| DivergentChange::Manifest(manifest)),
             EventKind::TagSet(tag, digest) => {
-                manifest_here(transaction, &repository, &digest)?.map(|manifest| DivergentChange::Tag(tag, manifest))
+                let manifest = manifest_here(transaction, &repository, &digest)?;
+                manifest.map(|(_, manifest)| DivergentChange::Tag(tag, manifest))
             }
             EventKind::ManifestGone(digest) => Some(DivergentChange::ManifestGone(digest)),
             EventKind::TagGone(tag) => Some(DivergentChange::TagGone(tag)),
@@ -196,16 +203,21 @@ fn list_since(
     Ok(true)
 }
 
-fn manifest_here(
+/// A manifest as it goes on the list, with its row.
+pub(in crate::registry) fn manifest_here(
     transaction: &WriteTransaction<'_>,
     repository: &str,
     digest: &Digest,
-) -> Result<Option<DivergentManifest>, MetadataError> {
+) -> Result<Option<(ManifestId, DivergentManifest)>, MetadataError> {
     let row = transaction.get_manifest_by_digest(repository, digest)?;
-    Ok(row.map(|row| DivergentManifest { digest: row.digest, media_type: row.media_type, bytes: row.bytes }))
+    let manifest = |row: ManifestRow| {
+        (row.id, DivergentManifest { digest: row.digest, media_type: row.media_type, bytes: row.bytes })
+    };
+    Ok(row.map(manifest))
 }
 
-fn put(
+/// Puts a change on the list, with the blobs that it needs and that are here.
+pub(in crate::registry) fn put(
     transaction: &WriteTransaction<'_>,
     account: &AccountName,
     epoch: u64,
@@ -258,7 +270,7 @@ fn list_tags(
         let Some(last) = tags.last() else { return Ok(()) };
         after.clone_from(&last.name);
         for tag in tags {
-            if let Some(manifest) = manifest_here(transaction, name, &tag.digest)? {
+            if let Some((_, manifest)) = manifest_here(transaction, name, &tag.digest)? {
                 put(transaction, account, epoch, tag.pushed_at, id, name, &DivergentChange::Tag(tag.name, manifest))?;
             }
         }

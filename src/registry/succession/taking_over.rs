@@ -6,7 +6,7 @@ use keppel_federation::vocabulary::AccountName;
 
 use super::readiness::{ManifestPlace, next_manifests};
 use super::{STEP, moving};
-use crate::metadata::{AccountId, Cursor, MetadataError, Stage, WriteTransaction};
+use crate::metadata::{AccountId, Cursor, FollowClaim, FollowState, MetadataError, Stage, WriteTransaction};
 use crate::registry::{Inner, Registry, RegistryError};
 
 /// How an account comes to this node.
@@ -72,7 +72,11 @@ impl Registry {
             if this.elsewhere(&name).is_some() {
                 return Err(moving(&name, "it has another primary by now"));
             }
-            let place = transaction.get_follow_cursor(&name)?.unwrap_or_default();
+            // A place in the log of another than the primary of the epoch before would say nothing.
+            let follows = |row: &FollowClaim| {
+                row.state == FollowState::Following && (row.told.epoch + 1 == epoch || row.told.epoch == 0)
+            };
+            let place = transaction.get_follow_claim(&name)?.filter(follows).map(|row| row.cursor).unwrap_or_default();
             transaction.put_succession(&name, epoch, place)?;
             transaction.delete_follow(&name)?;
             transaction.put_primacy(&name, epoch, Stage::Taken)?;

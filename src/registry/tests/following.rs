@@ -1,13 +1,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use keppel_federation::vocabulary::NodeId;
 
 use super::*;
-use crate::metadata::PulledNames;
+use crate::metadata::{PulledNames, Told};
 use crate::model::uptime;
 
 /// The other region as the replica reaches it; counts the questions.
@@ -18,12 +18,21 @@ pub(super) struct Way {
     pub(super) claim: Option<(NodeId, Arc<Claim>)>,
 }
 
-/// Which of two nodes is the primary, in which epoch.
-pub(super) struct Claim(pub(super) std::sync::Mutex<(NodeId, u64)>);
+/// Which node is the primary, in which epoch; and which claim of the name it is, 0 while nobody has it.
+pub(super) struct Claim(pub(super) std::sync::Mutex<(NodeId, u64)>, pub(super) AtomicU64);
 
 impl Claim {
+    /// The first claim of the name.
+    pub(super) fn of(node: NodeId) -> Self {
+        Self(std::sync::Mutex::new((node, 1)), AtomicU64::new(1))
+    }
+
     pub(super) fn get(&self) -> (NodeId, u64) {
         *self.0.lock().unwrap()
+    }
+
+    pub(super) fn number(&self) -> Option<u64> {
+        Some(self.1.load(Ordering::SeqCst)).filter(|number| *number > 0)
     }
 }
 
@@ -46,7 +55,7 @@ impl Way {
 impl Upstream for Way {
     fn primary(&self, _: &AccountName) -> Option<Primary> {
         let node = match &self.claim {
-            Some((asker, claim)) => Some(claim.get().0).filter(|owner| owner != asker)?,
+            Some((asker, claim)) => Some(claim.get().0).filter(|owner| owner != asker && claim.number().is_some())?,
             None => primary_node(),
         };
         Some(Primary { node, region: "eu".into() })
@@ -54,6 +63,12 @@ impl Upstream for Way {
 
     fn node(&self) -> NodeId {
         NodeId::from_public_key([2; 32])
+    }
+
+    fn told_by(&self, account: &AccountName, node: NodeId) -> Option<Told> {
+        let told = |claim: &Claim| Told { epoch: claim.get().1, claim: claim.number().unwrap_or_default() };
+        let told = self.claim.as_ref().map_or(Told::default(), |(_, claim)| told(claim));
+        self.primary(account).filter(|primary| primary.node == node).map(|_| told)
     }
 
     fn others(&self, _: &AccountName) -> Vec<Primary> {
@@ -491,7 +506,7 @@ async fn an_answer_that_comes_late_does_not_put_back_what_was_replaced() {
     pair.catch_up().await;
     assert_eq!(here.load_manifest(&app, &reference("v1")).await.unwrap().digest, second);
     // The account is gone: so are its copies.
-    here.unfollow(&AccountName::parse("acme").unwrap(), true).await.unwrap();
+    assert!(here.take_copy_away(&AccountName::parse("acme").unwrap()).await.unwrap());
     assert!(Pair::content(&here).await.is_empty());
     assert!(here.copy_places().is_empty());
 }

@@ -1,6 +1,5 @@
 //! What a primary promises to those who follow it, and how that ends.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use super::*;
 
 #[tokio::test]
 async fn who_cannot_hear_of_a_successor_is_told_by_the_former_primary_before_its_lease_is_renewed() {
-    let claim = || Arc::new(Claim(Mutex::new((primary_node(), 1))));
+    let claim = || Arc::new(Claim::of(primary_node()));
     let (there, here) = (claim(), claim());
     let mut pair = two_that_know(&there, &here);
     push(&pair.primary.registry, "acme/app", "v1", "first").await.unwrap();

@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -22,9 +21,14 @@ pub(super) struct Member {
 
 #[async_trait]
 impl AccountClaims for Member {
-    async fn ensure_primary(&self, account: &AccountName, _: bool) -> Result<(), ClaimRefusal> {
+    async fn ensure_primary(&self, account: &AccountName, may_claim: bool) -> Result<(), ClaimRefusal> {
         match self.is_primary(account) {
             true => Ok(()),
+            false if self.claim.number().is_none() && may_claim => {
+                claim_anew(&self.claim, self.node);
+                Ok(())
+            }
+            false if self.claim.number().is_none() => Err(ClaimRefusal::Unclaimed),
             false => Err(ClaimRefusal::Elsewhere { region: "eu".into() }),
         }
     }
@@ -38,7 +42,11 @@ impl AccountClaims for Member {
     }
 
     fn is_primary(&self, _: &AccountName) -> bool {
-        self.claim.get().0 == self.node
+        self.claim.get().0 == self.node && self.claim.number().is_some()
+    }
+
+    fn claim_of(&self, _: &AccountName) -> Option<u64> {
+        self.claim.number()
     }
 
     fn primary_epoch(&self, account: &AccountName) -> Option<u64> {
@@ -58,22 +66,36 @@ impl AccountClaims for Member {
     }
 }
 
+/// Somebody claims the name after it was given back.
+pub(super) fn claim_anew(claim: &Claim, node: NodeId) {
+    decide(claim, node);
+    claim.1.store(claim.get().1, Ordering::SeqCst);
+}
+
 pub(super) fn acme() -> AccountName {
     AccountName::parse("acme").unwrap()
 }
 
-fn registry_in(directory: &Path, node: NodeId, claim: &Arc<Claim>) -> (Registry, Arc<ManualClock>) {
+pub(super) fn registry_in(directory: &Path, node: NodeId, claim: &Arc<Claim>) -> (Registry, Arc<ManualClock>) {
+    registry_with(directory, node, claim, RegistryOptions { lease: LEASE, ..options() })
+}
+
+pub(super) fn registry_with(
+    directory: &Path,
+    node: NodeId,
+    claim: &Arc<Claim>,
+    options: RegistryOptions,
+) -> (Registry, Arc<ManualClock>) {
     let metadata = Metadata::open(&directory.join("metadata.db"), &MetadataOptions::default()).unwrap();
     let storage = Storage::filesystem(FilesystemOptions::new(directory.join("storage"))).unwrap();
     let clock = Arc::new(ManualClock::new(1_000_000));
-    let options = RegistryOptions { lease: LEASE, ..options() };
     let member = Arc::new(Member { node, claim: claim.clone() });
     (Registry::new(options, metadata, storage, clock.clone(), member), clock)
 }
 
 /// Two nodes, the first of which is primary in epoch 1.
-fn two() -> (Pair, Arc<Claim>) {
-    let claim = Arc::new(Claim(Mutex::new((primary_node(), 1))));
+pub(super) fn two() -> (Pair, Arc<Claim>) {
+    let claim = Arc::new(Claim::of(primary_node()));
     (two_that_know(&claim, &claim), claim)
 }
 
@@ -97,7 +119,7 @@ pub(super) fn two_that_know(there: &Arc<Claim>, here: &Arc<Claim>) -> Pair {
 }
 
 /// From now on the one that followed is asked, and the other follows.
-fn swap(pair: &mut Pair) {
+pub(super) fn swap(pair: &mut Pair) {
     std::mem::swap(&mut pair.primary, &mut pair.replica);
     pair.nodes = (pair.nodes.1, pair.nodes.0);
     pair.break_off();
@@ -361,7 +383,7 @@ async fn granted(primary: &Registry, session: u64) -> Option<u64> {
 
 #[tokio::test]
 async fn a_restart_forgets_nothing_of_a_change_of_primaries() {
-    let claim = Arc::new(Claim(Mutex::new((primary_node(), 1))));
+    let claim = Arc::new(Claim::of(primary_node()));
     let directory = tempfile::tempdir().unwrap();
     {
         let (registry, _) = registry_in(directory.path(), primary_node(), &claim);
