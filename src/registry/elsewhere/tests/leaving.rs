@@ -19,7 +19,9 @@ async fn a_blob_that_has_left_comes_again_while_somebody_still_holds_the_flight_
     registry.ensure_accounts(vec![app().account()]).await.unwrap();
     let read = async |blob: &crate::registry::BlobInfo| {
         let stream = registry.open_blob(blob, 0..blob.size_bytes).await.unwrap();
-        stream.try_collect::<Vec<_>>().await.map(|pieces| pieces.concat() == content())
+        let read = stream.try_collect::<Vec<_>>().await.map(|pieces| pieces.concat() == content());
+        settled(&registry, &digest).await;
+        read
     };
     let slow = registry.load_blob(&app(), &digest, true).await.unwrap();
     assert!(read(&registry.load_blob(&app(), &digest, true).await.unwrap()).await.unwrap());

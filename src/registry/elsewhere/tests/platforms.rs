@@ -97,6 +97,7 @@ async fn left_with(filter: Value) -> [bool; 3] {
         let blob = registry.load_blob(&app(), &digest_of_bytes(layer), true).await.unwrap();
         let stream = registry.open_blob(&blob, 0..blob.size_bytes).await.unwrap();
         assert_eq!(stream.try_collect::<Vec<_>>().await.unwrap().concat(), layer);
+        settled(&registry, &digest_of_bytes(layer)).await;
     }
     clock.advance(10_000);
     registry.evict_pulled().await.unwrap();
