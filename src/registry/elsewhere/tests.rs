@@ -347,7 +347,11 @@ async fn what_merely_passed_through_goes_when_there_is_no_room_for_it_and_comes_
     let metadata = Metadata::open(&here.path().join("metadata.db"), &MetadataOptions::default()).unwrap();
     let storage = Storage::filesystem(FilesystemOptions::new(here.path().join("storage"))).unwrap();
     let room = 3 * PART as u64;
-    let options = RegistryOptions { pulled_blobs_max_bytes: Some(room), ..RegistryOptions::default() };
+    let options = RegistryOptions {
+        pulled_blobs_max_bytes: Some(room),
+        create_accounts_on_push: true,
+        ..RegistryOptions::default()
+    };
     let registry = Registry::new(options, metadata, storage, clock.clone(), Arc::new(LocalClaims));
     let content = |byte: u8| Bytes::from(vec![byte; PART + usize::from(byte)]);
     let push = async |registry: &Registry, byte: u8| {
