@@ -143,6 +143,10 @@ impl Registry {
         error: StorageError,
     ) -> Result<BlobStream, RegistryError> {
         let (repository, digest) = (blob.repository(), &blob.digest);
+        // Bytes that should not be there are not missing.
+        if range.end > blob.size_bytes {
+            return Err(error.into());
+        }
         self.note_damage(blob, &error).await?;
         self.forget_stored(repository, digest);
         match self.load_blob(repository, digest, true).await {

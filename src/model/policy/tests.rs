@@ -89,7 +89,7 @@ fn refusals_name_the_field_at_fault() {
             "account.rbac_policies[1].forbidden_permissions",
             "both",
         ),
-        (rbac(json!({"permissions": "pull"})), "account.rbac_policies[1].permissions", "sequence"),
+        (rbac(json!({"permissions": "pull"})), "account.rbac_policies[1].permissions", "list"),
         (
             rbac(json!({"match_user": "a", "permissions": ["anonymous_pull"]})),
             "account.rbac_policies[1].match_user",
