@@ -204,7 +204,7 @@ async fn a_replica_may_begin_and_cease_to_hold_everything() {
     let mut elsewhere = fields("eager");
     elsewhere["copies"] = 3.into();
     let request = us.client.request(Method::PUT, "/keppel/v1/accounts/acme");
-    let refused = send(request.body(json!({ "account": elsewhere }).to_string())).await.expect(409);
+    let refused = send(request.body(json!({ "account": elsewhere }).to_string())).await.expect(422);
     assert!(refused.text().contains("region eu"), "{}", refused.text());
     until("the change is known", || {
         let shown = std::process::Command::new(env!("CARGO_BIN_EXE_keppel"))

@@ -16,6 +16,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, RepositoryName};
 use tokio::time::Instant;
 
+use super::board::FIRST_PART_BYTES;
 use super::{FETCHES_PER_PUSH, Primary, Upstream};
 use crate::metadata::ManifestId;
 use crate::model::{Descriptor, ManifestDescription, ManifestKind};
@@ -214,7 +215,8 @@ impl Registry {
         let (links, primary) = (self.inner.flights.links(), elsewhere.primary.node);
         links.await_budget(primary, priority).await;
         let flight = self.inner.join_flight(elsewhere, repository, digest).await?;
-        links.charge(primary, priority, flight.head().map_or(0, |head| head.beginning.len() as u64));
+        // The first part is on its way with the answer what the blob is.
+        links.charge(primary, priority, flight.head().map_or(0, |_| flight.size_bytes().min(FIRST_PART_BYTES)));
         flight.start(&self.inner, priority);
         flight.stored().await?;
         match self.keep_stored(repository, digest, manifests).await? {
