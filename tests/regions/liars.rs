@@ -29,7 +29,7 @@ const MANIFEST: u8 = 0;
 const BLOB_SIZE: u8 = 1;
 const BLOB_PART: u8 = 3;
 const REFUSED: u8 = 9;
-const OPENED_BLOB: u8 = 20;
+const OPENED_WITH_PROOF: u8 = 23;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Lie {
@@ -53,8 +53,8 @@ enum Lie {
     WrongManifest,
 }
 
-/// A part of an answer about a blob: size, root, tree, beginning, holders.
-type Opened = (u64, [u8; 32], Vec<u8>, Vec<u8>, Vec<NodeId>);
+/// An answer about a blob: size, root, tree, beginning, what proves that, holders.
+type Opened = (u64, [u8; 32], Vec<u8>, Vec<u8>, Vec<[u8; 32]>, Vec<NodeId>);
 
 struct Liar {
     honest: RegistryContent,
@@ -101,17 +101,18 @@ impl Content for Liar {
                 self.told.fetch_add(1, Ordering::SeqCst);
                 std::future::pending().await
             }
-            (Lie::Garbage, BLOB_PART | OPENED_BLOB | MANIFEST) => Bytes::from(vec![1, 250, 7, 7]),
-            (Lie::WrongSize, OPENED_BLOB) => {
-                let (size, root, tree, beginning, holders): Opened = postcard::from_bytes(body).expect("an answer");
-                answer_of(OPENED_BLOB, &(size + 1, root, tree, beginning, holders))
+            (Lie::Garbage, BLOB_PART | OPENED_WITH_PROOF | MANIFEST) => Bytes::from(vec![1, 250, 7, 7]),
+            (Lie::WrongSize, OPENED_WITH_PROOF) => {
+                let mut opened: Opened = postcard::from_bytes(body).expect("an answer");
+                opened.0 += 1;
+                answer_of(OPENED_WITH_PROOF, &opened)
             }
-            (Lie::WrongBeginning, OPENED_BLOB) => {
-                let (size, root, tree, mut beginning, holders): Opened = postcard::from_bytes(body).expect("an answer");
-                if let Some(first) = beginning.first_mut() {
+            (Lie::WrongBeginning, OPENED_WITH_PROOF) => {
+                let mut opened: Opened = postcard::from_bytes(body).expect("an answer");
+                if let Some(first) = opened.3.first_mut() {
                     *first ^= 1;
                 }
-                answer_of(OPENED_BLOB, &(size, root, tree, beginning, holders))
+                answer_of(OPENED_WITH_PROOF, &opened)
             }
             (Lie::WrongManifest, MANIFEST) => {
                 let mut bytes = answer.to_vec();
@@ -120,7 +121,7 @@ impl Content for Liar {
                 bytes[last] = b' ';
                 bytes.into()
             }
-            (Lie::AnotherBlob(..), OPENED_BLOB | BLOB_PART) => answer,
+            (Lie::AnotherBlob(..), OPENED_WITH_PROOF | BLOB_PART) => answer,
             _ => return Ok(answer),
         };
         self.told.fetch_add(1, Ordering::SeqCst);

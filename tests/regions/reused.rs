@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::federation::{Region, three_regions};
+use crate::federation::{Region, three_regions_with};
 use crate::harness::Image;
 use crate::harness::client::send;
 use crate::leases::until_it_answers_alone;
@@ -41,7 +41,7 @@ async fn shows_nothing_of(region: &Region, name: &str, image: &Image, when: &str
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_gets_the_name_of_a_deleted_account_in_another_region_gets_nothing_of_what_it_held() {
-    let [eu, us, ap] = three_regions();
+    let [eu, us, ap] = three_regions_with(&["janitor.account_deletion_interval=1s"]);
     for is_cut_off in [false, true] {
         let name = if is_cut_off { "behind" } else { "prompt" };
         let (repository, secret) = (format!("{name}/secret"), Image::small(u64::from(is_cut_off)));
