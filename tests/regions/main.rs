@@ -21,7 +21,6 @@ mod mirrors;
 mod moves;
 mod pulls;
 mod pushes;
-mod reused;
 mod sources;
 mod sync;
 mod versions;
