@@ -186,10 +186,20 @@ impl Drop for Server {
     }
 }
 
-/// A port that was free a moment ago.
+/// A TCP and UDP port that nobody has. It is not one of those that the system gives to connections, which could take it before
+/// the program does; and each process of tests has a block of its own.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("a bound socket has an address").port()
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let first = std::process::id() % 1100 * 20;
+    loop {
+        let offset = first + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let port = u16::try_from(10_000 + offset % 22_000).expect("below 32,000");
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()
+            && std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok()
+        {
+            return port;
+        }
+    }
 }
 
 fn is_ready(port: u16) -> bool {
