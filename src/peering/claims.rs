@@ -73,7 +73,7 @@ impl AccountClaims for FederationClaims {
     }
 
     fn claim_of(&self, account: &AccountName) -> Option<u64> {
-        self.federation.state().account(account).map(|claimed| claimed.created_at_ms)
+        self.federation.state().account(account).map(|claimed| claimed.claim_id)
     }
 
     fn version(&self) -> u64 {

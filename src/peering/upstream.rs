@@ -150,7 +150,7 @@ impl Upstream for FederationUpstream {
 
     fn told_by(&self, account: &AccountName, node: NodeId) -> Option<Told> {
         let claimed = self.federation.state().account(account).filter(|claimed| claimed.owner == node)?;
-        Some(Told { epoch: claimed.epoch, claim: claimed.created_at_ms })
+        Some(Told { epoch: claimed.epoch, claim: claimed.claim_id })
     }
 
     fn others(&self, account: &AccountName) -> Vec<Primary> {

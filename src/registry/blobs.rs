@@ -177,6 +177,7 @@ impl Registry {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<BlobInfo, RegistryError> {
+        self.inner.refuse_former(&repository.account())?;
         let (name, digest) = (repository.clone(), *digest);
         let known = self.inner.metadata.read(move |reader| reader.get_promised_blob(name.as_str(), &digest)).await?;
         let unknown = || RegistryError::BlobUnknown { digest };
@@ -337,6 +338,7 @@ impl Inner {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<BlobRow, RegistryError> {
+        self.refuse_former(&repository.account())?;
         let (repository, digest) = (repository.clone(), *digest);
         self.metadata
             .read(move |reader| {

@@ -130,8 +130,9 @@ impl Inner {
         within: Option<&AccountName>,
         after: &str,
         limit: usize,
-        left_out: BTreeSet<AccountName>,
+        mut left_out: BTreeSet<AccountName>,
     ) -> Result<Page<String>, RegistryError> {
+        left_out.extend(self.former_accounts());
         let prefix = within.map(|account| format!("{account}/")).unwrap_or_default();
         let mut after = after.max(&*prefix).to_owned();
         self.metadata

@@ -49,6 +49,7 @@ impl Registry {
         limit: usize,
     ) -> Result<Page<ListedRepository>, RegistryError> {
         self.refuse_unless_listed_here(account).await?;
+        self.inner.refuse_former(account)?;
         let (account, after) = (account.clone(), format!("{account}/{}", after.unwrap_or_default()));
         let limit = limit.min(self.inner.options.page_size_max);
         self.inner
@@ -72,6 +73,7 @@ impl Registry {
         limit: usize,
     ) -> Result<Page<ManifestEntry>, RegistryError> {
         self.refuse_unless_listed_here(&repository.account()).await?;
+        self.inner.refuse_former(&repository.account())?;
         let repository = repository.clone();
         let limit = limit.min(self.inner.options.page_size_max);
         self.inner

@@ -70,6 +70,7 @@ impl Inner {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page<String>, RegistryError> {
+        self.refuse_former(&repository.account())?;
         let (repository, after) = (repository.clone(), after.unwrap_or_default().to_owned());
         self.metadata
             .read(move |reader| {

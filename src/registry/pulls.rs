@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
-use keppel_federation::vocabulary::{Digest, Reference, RepositoryName};
+use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName};
 
 use super::manifest_cache::CacheKey;
 use super::{FirstPull, Inner, Registry, RegistryError};
@@ -92,7 +92,9 @@ impl Registry {
     pub fn cached_manifest(&self, repository: &str, reference: &str) -> Option<Arc<Manifest>> {
         // Before as well: an account that has another primary is taken out before the authority is renewed.
         let cached = self.inner.feed.has_authority().then(|| self.inner.cache.get(repository, reference)).flatten();
-        cached.filter(|_| self.inner.feed.has_authority())
+        let cached = cached.filter(|_| self.inner.feed.has_authority())?;
+        let account = AccountName::parse(repository.split('/').next()?).ok()?;
+        (!self.inner.is_of_former_account(&account)).then_some(cached)
     }
 
     /// A manifest by tag or digest, from wherever it is. Counts no pull: see [`Self::note_pull`].
@@ -182,6 +184,7 @@ impl Inner {
         repository: &RepositoryName,
         reference: &Reference,
     ) -> Result<Manifest, RegistryError> {
+        self.refuse_former(&repository.account())?;
         let (repository, reference) = (repository.clone(), reference.clone());
         self.metadata
             .read(move |reader| {

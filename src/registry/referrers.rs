@@ -102,6 +102,7 @@ impl Inner {
         after: Option<&Digest>,
         limit: usize,
     ) -> Result<Page<Referrer>, RegistryError> {
+        self.refuse_former(&repository.account())?;
         let (repository, subject) = (repository.clone(), *subject);
         let (artifact_type, after) = (artifact_type.map(str::to_owned), after.copied());
         self.metadata

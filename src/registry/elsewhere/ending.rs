@@ -90,7 +90,14 @@ impl Inner {
         self.claims.claim_of(account).is_some_and(|now| is_of_another(told.claim, now))
     }
 
-    /// Refuses a write where what is here is of a former account of this name: until that is gone.
+    /// The copies that are of former accounts, whose names others have now.
+    pub(in crate::registry) fn former_accounts(&self) -> Vec<AccountName> {
+        let copies = self.copies.places().into_iter().map(|(account, _)| account);
+        copies.filter(|account| self.is_of_former_account(account)).collect()
+    }
+
+    /// Refuses a read or write where what is here is of a former account of this name: until that is gone. Who has the name now
+    /// may belong to another tenant.
     pub(in crate::registry) fn refuse_former(&self, account: &AccountName) -> Result<(), RegistryError> {
         match self.is_of_former_account(account) {
             true => Err(self.is_former(account)),

@@ -409,6 +409,7 @@ impl Inner {
             // What a mirror holds says nothing about what there is outside.
             let is_ours = self.claims.is_primary(account)
                 && self.external_source(account).is_none()
+                && self.refuse_former(account).is_ok()
                 && self.primacies.stage(account) != Some(Stage::Coming);
             if !is_ours {
                 self.feed.holders().refuse(node, account, uptime());

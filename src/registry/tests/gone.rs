@@ -14,6 +14,7 @@ async fn a_push_to_a_new_account_waits_until_what_was_here_of_the_old_one_is_gon
     let first = push(&old, "acme/app", "v1", "first").await.unwrap();
     push(&old, "acme/other", "v1", "other").await.unwrap();
     pair.catch_up().await;
+    here.load_manifest(&repository("acme/app"), &Reference::Digest(first)).await.unwrap();
     // It was deleted while this region was away, and a push claims its name here.
     claim.1.store(0, Ordering::SeqCst);
     assert!(!here.is_of_former_account(&acme()));
@@ -22,6 +23,23 @@ async fn a_push_to_a_new_account_waits_until_what_was_here_of_the_old_one_is_gon
     let early = here.start_upload(&repository("acme/app"), Algorithm::Sha256).await;
     assert!(matches!(early, Err(RegistryError::AccountMoving { .. })), "{early:?}");
     assert!(here.unfollow(&acme()).await.is_err(), "what is here is another's");
+    // Nor is anything of it shown to whoever has the name now.
+    fn is_closed<T: std::fmt::Debug>(answer: Result<T, RegistryError>) {
+        assert!(matches!(answer, Err(RegistryError::AccountMoving { .. })), "{answer:?}");
+    }
+    let (app, config) = (repository("acme/app"), digest_of(b"{}"));
+    for wanted in [reference("v1"), Reference::Digest(first)] {
+        assert!(here.cached_manifest("acme/app", &wanted.to_string()).is_none());
+        is_closed(here.load_manifest(&app, &wanted).await.map(|manifest| manifest.digest));
+    }
+    for to_read in [true, false] {
+        is_closed(here.load_blob(&app, &config, to_read).await.map(|blob| blob.size_bytes));
+    }
+    is_closed(here.list_tags(&app, None, 9).await);
+    is_closed(here.list_referrers(&app, &first, None, None, 9).await.map(|page| page.items.len()));
+    is_closed(here.list_account_repositories(&acme(), None, 9).await.map(|page| page.items.len()));
+    is_closed(here.list_manifests(&app, None, 9).await.map(|page| page.items.len()));
+    assert_eq!(here.list_repositories(None, None, 9).await.unwrap().items, Vec::<String>::new());
 
     assert!(here.take_copy_away(&acme()).await.unwrap());
     assert!(Pair::content(&here).await.is_empty() && here.copy_places().is_empty());
