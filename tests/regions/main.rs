@@ -21,6 +21,7 @@ mod mirrors;
 mod moves;
 mod pulls;
 mod pushes;
+mod reused;
 mod sources;
 mod sync;
 mod versions;
