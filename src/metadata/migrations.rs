@@ -3,7 +3,7 @@ use rusqlite::Connection;
 use super::MetadataError;
 
 /// The schema's history: append only. Number N brings a database from `user_version` N to N + 1.
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_registry.sql"),
     include_str!("migrations/0002_usage.sql"),
     include_str!("migrations/0003_audit.sql"),

@@ -14,6 +14,7 @@ use crate::storage::FilesystemOptions;
 mod following;
 mod gone;
 mod lagging;
+mod pair;
 mod promises;
 mod pulls_told;
 mod rules;

@@ -12,6 +12,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::storage::MemoryOptions;
+use model::{Known, Place};
+
+mod model;
 
 const REPOSITORIES: [&str; 3] = ["acme/a", "acme/b", "acme/c"];
 /// Untagged images of this age go while the policy is on, in seconds.
@@ -86,80 +89,6 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (1_i64..GRACE).prop_map(|seconds| Step::Wait { seconds }),
         2 => (0_usize..40).prop_map(|after| Step::Crash { after }),
     ]
-}
-
-/// What is known of a manifest.
-#[derive(Debug, Clone)]
-struct Known {
-    blobs: BTreeSet<Digest>,
-    children: BTreeSet<Digest>,
-    subject: Option<Digest>,
-    subject_gone: bool,
-    pushed_at: i64,
-}
-
-#[derive(Debug, Default)]
-struct Place {
-    manifests: BTreeMap<Digest, Known>,
-    tags: BTreeMap<u8, Digest>,
-    /// Until when blobs may be counted on.
-    promises: BTreeMap<Digest, i64>,
-}
-
-impl Place {
-    fn may_refer_to(&self, blob: &Digest, now: i64) -> bool {
-        self.promises.get(blob).is_some_and(|until| now < *until) || self.is_referred_to(blob)
-    }
-
-    fn is_referred_to(&self, blob: &Digest) -> bool {
-        self.manifests.values().any(|manifest| manifest.blobs.contains(blob))
-    }
-
-    fn has_parent(&self, digest: &Digest) -> bool {
-        self.manifests.values().any(|manifest| manifest.children.contains(digest))
-    }
-
-    fn remove(&mut self, digest: &Digest) {
-        self.manifests.remove(digest);
-        self.tags.retain(|_, tagged| tagged != digest);
-        for manifest in self.manifests.values_mut().filter(|manifest| manifest.subject == Some(*digest)) {
-            manifest.subject_gone = true;
-        }
-    }
-
-    fn insert(&mut self, digest: Digest, known: Known) {
-        // Pushed again, it keeps what is known of its subject.
-        let subject_gone = self.manifests.get(&digest).is_some_and(|known| known.subject_gone);
-        if !self.manifests.contains_key(&digest) {
-            for manifest in self.manifests.values_mut().filter(|manifest| manifest.subject == Some(digest)) {
-                manifest.subject_gone = false;
-            }
-        }
-        self.manifests.insert(digest, Known { subject_gone, ..known });
-    }
-
-    /// What retention deletes, until it deletes nothing more.
-    fn collect(&mut self, policy: bool, now: i64) {
-        loop {
-            let gone = |digest: &Digest, known: &Known| {
-                let tagged = self.tags.values().any(|tagged| tagged == digest);
-                let protected = now - known.pushed_at < 600
-                    || self.has_parent(digest)
-                    || known.subject.is_some_and(|subject| self.manifests.contains_key(&subject));
-                !tagged && !protected && (known.subject_gone || (policy && now - known.pushed_at > UNTAGGED_AGE))
-            };
-            let gone: Vec<Digest> = self
-                .manifests
-                .iter()
-                .filter(|(digest, known)| gone(digest, known))
-                .map(|(digest, _)| *digest)
-                .collect();
-            if gone.is_empty() {
-                return;
-            }
-            gone.iter().for_each(|digest| self.remove(digest));
-        }
-    }
 }
 
 /// A registry that can die and come back, and what its clients were told.

@@ -1,22 +1,13 @@
 //! What is noted of copies, from older databases too.
 
+use super::upgrades::of_version;
 use super::*;
+
+const FOLLOWED: &str = "INSERT INTO follows (account, state, sequence, stamp) VALUES ('acme', 2, 7, 9)";
 
 #[tokio::test]
 async fn whose_log_a_copy_follows_is_not_known_of_old_databases_and_is_noted_from_then_on() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("metadata.db");
-    drop(Metadata::open(&path, &MetadataOptions::default()).unwrap());
-    let connection = rusqlite::Connection::open(&path).unwrap();
-    let rows = "ALTER TABLE follows DROP COLUMN source;
-        ALTER TABLE follows DROP COLUMN epoch;
-        ALTER TABLE follows DROP COLUMN claim;
-        ALTER TABLE follows DROP COLUMN keeps;
-        INSERT INTO follows (account, state, sequence, stamp) VALUES ('acme', 2, 7, 9);";
-    connection.execute_batch(rows).unwrap();
-    connection.pragma_update(None, "user_version", 10).unwrap();
-    drop(connection);
-    let metadata = Metadata::open(&path, &MetadataOptions::default()).unwrap();
+    let (metadata, _directory) = of_version(10, FOLLOWED);
     let (account, node) =
         (AccountName::parse("acme").unwrap(), keppel_federation::vocabulary::NodeId::from_public_key([7; 32]));
     metadata
@@ -35,18 +26,7 @@ async fn whose_log_a_copy_follows_is_not_known_of_old_databases_and_is_noted_fro
 
 #[tokio::test]
 async fn under_which_claim_a_copy_was_told_is_not_known_of_old_databases_and_is_noted_from_then_on() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("metadata.db");
-    drop(Metadata::open(&path, &MetadataOptions::default()).unwrap());
-    let connection = rusqlite::Connection::open(&path).unwrap();
-    let rows = "ALTER TABLE follows DROP COLUMN epoch;
-        ALTER TABLE follows DROP COLUMN claim;
-        ALTER TABLE follows DROP COLUMN keeps;
-        INSERT INTO follows (account, state, sequence, stamp) VALUES ('acme', 2, 7, 9);";
-    connection.execute_batch(rows).unwrap();
-    connection.pragma_update(None, "user_version", 11).unwrap();
-    drop(connection);
-    let metadata = Metadata::open(&path, &MetadataOptions::default()).unwrap();
+    let (metadata, _directory) = of_version(11, FOLLOWED);
     let account = AccountName::parse("acme").unwrap();
     metadata
         .write(move |transaction| {

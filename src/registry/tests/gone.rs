@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::following::{Pair, Way, push, replica_node};
+use super::pair::{Pair, Way, push, replica_node};
 use super::succession::{acme, claim_anew, registry_in, two};
 use super::*;
 

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 
 use keppel_federation::vocabulary::NodeId;
 
-use super::following::{Claim, Pair, Way, primary_node, push, replica_node};
+use super::pair::{Claim, Pair, Way, primary_node, push, replica_node};
 use super::succession::{acme, decide, registry_in, two};
 use super::*;
 use crate::metadata::Cursor;

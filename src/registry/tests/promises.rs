@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keppel_federation::vocabulary::{NodeId, uptime};
 
-use super::following::{Claim, Pair, primary_node, push};
+use super::pair::{Claim, Pair, primary_node, push};
 use super::succession::{LEASE, decide, two_that_know};
 use super::*;
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::following::{Pair, push};
+use super::pair::{Pair, push};
 use super::*;
 use crate::metadata::MetadataError;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use keppel_federation::vocabulary::NodeId;
 
-use super::following::{Claim, Pair, Way, primary_node, push, replica_node};
+use super::pair::{Claim, Pair, Way, primary_node, push, replica_node};
 use super::*;
 use crate::metadata::{Cursor, MetadataError};
 use crate::registry::Progress;
