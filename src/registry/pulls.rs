@@ -93,6 +93,9 @@ impl Registry {
         // Before as well: an account that has another primary is taken out before the authority is renewed.
         let cached = self.inner.feed.has_authority().then(|| self.inner.cache.get(repository, reference)).flatten();
         let cached = cached.filter(|_| self.inner.feed.has_authority())?;
+        if !self.inner.copies.are_any() {
+            return Some(cached);
+        }
         let account = AccountName::parse(repository.split('/').next()?).ok()?;
         (!self.inner.is_of_former_account(&account)).then_some(cached)
     }

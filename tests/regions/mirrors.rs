@@ -5,15 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::federation::{large_blob, three_regions, until};
+use crate::federation::{Region, large_blob, three_regions, until};
 use crate::harness::{Image, Reply, Upstream, client::send};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_registry_outside_is_asked_by_the_primary_for_all_regions() {
+/// Three regions, of which eu is the primary of the account `mirror`, and what that mirrors, with an image.
+async fn with_mirror(image: &Image) -> ([Region; 3], Upstream) {
     let [eu, us, ap] = three_regions();
     let upstream = Upstream::start().await;
-    let (image, next) = (Image::small(1), Image::small(2));
-    upstream.add_image("app", "v1", &image);
+    upstream.add_image("app", "v1", image);
     let account = json!({ "account": { "auth_tenant_id": "acme", "replication": {
         "strategy": "from_external_on_first_use",
         "upstream": { "url": upstream.host() },
@@ -23,6 +22,13 @@ async fn a_registry_outside_is_asked_by_the_primary_for_all_regions() {
     until("the account is known everywhere", || {
         [&us, &ap].iter().all(|region| region.told(&["accounts"]).contains("mirror"))
     });
+    ([eu, us, ap], upstream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_outside_is_asked_by_the_primary_for_all_regions() {
+    let (image, next) = (Image::small(1), Image::small(2));
+    let ([eu, us, ap], upstream) = with_mirror(&image).await;
     us.client.assert_image("mirror/app", "v1", &image).await;
     ap.client.assert_image("mirror/app", "v1", &image).await;
     for blob in image.blobs() {
@@ -59,19 +65,8 @@ async fn a_registry_outside_is_asked_by_the_primary_for_all_regions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_limit_of_one_region_is_spent_another_asks_on_its_behalf() {
-    let [eu, us, ap] = three_regions();
-    let upstream = Upstream::start().await;
     let (image, next) = (Image::small(1), Image::small(2));
-    upstream.add_image("app", "v1", &image);
-    let account = json!({ "account": { "auth_tenant_id": "acme", "replication": {
-        "strategy": "from_external_on_first_use",
-        "upstream": { "url": upstream.host() },
-    }}});
-    let request = eu.client.request(Method::PUT, "/keppel/v1/accounts/mirror");
-    send(request.body(account.to_string())).await.expect(200);
-    until("the account is known everywhere", || {
-        [&us, &ap].iter().all(|region| region.told(&["accounts"]).contains("mirror"))
-    });
+    let ([eu, us, _ap], upstream) = with_mirror(&image).await;
     // Manifests are counted, and who asks first has had enough.
     let refusals = AtomicUsize::new(0);
     upstream.rule(move |asked, good| {
@@ -94,19 +89,8 @@ async fn when_the_limit_of_one_region_is_spent_another_asks_on_its_behalf() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_is_not_moved_and_says_why_and_is_failed_over_by_force() {
-    let [mut eu, us, ap] = three_regions();
-    let upstream = Upstream::start().await;
     let (image, next) = (Image::small(1), Image::small(2));
-    upstream.add_image("app", "v1", &image);
-    let account = json!({ "account": { "auth_tenant_id": "acme", "replication": {
-        "strategy": "from_external_on_first_use",
-        "upstream": { "url": upstream.host() },
-    }}});
-    let request = eu.client.request(Method::PUT, "/keppel/v1/accounts/mirror");
-    send(request.body(account.to_string())).await.expect(200);
-    until("the account is known everywhere", || {
-        [&us, &ap].iter().all(|region| region.told(&["accounts"]).contains("mirror"))
-    });
+    let ([mut eu, us, ap], upstream) = with_mirror(&image).await;
     eu.client.assert_image("mirror/app", "v1", &image).await;
     let words = eu.refuse(&["account", "move", "mirror", "--to", "us"]);
     assert!(words.contains(&format!("mirrors {} and cannot be moved", upstream.host())), "{words}");
@@ -120,7 +104,7 @@ async fn a_mirror_is_not_moved_and_says_why_and_is_failed_over_by_force() {
     us.operate(&["account", "failover", "mirror", "--to", "us", "--yes", "--force"]);
     // What is there now is fetched, by the region that asks from now on, for all.
     upstream.add_image("app", "v1", &next);
-    let patiently = async |region: &crate::federation::Region| {
+    let patiently = async |region: &Region| {
         let start = std::time::Instant::now();
         loop {
             let answer = region.client.get("/v2/mirror/app/manifests/v1").await;

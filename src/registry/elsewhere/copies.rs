@@ -4,6 +4,7 @@
 //! more. Whoever answers from a copy looks at it before reading and after, and both must show the same.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use crate::registry::feed::messages::{ListPlace, Place};
 #[derive(Default)]
 pub(in crate::registry) struct Copies {
     state: Mutex<State>,
+    /// Whether there are any, for those who must not wait for the others.
+    are_any: AtomicBool,
     wanted: Notify,
     whole: Notify,
 }
@@ -122,6 +125,7 @@ impl Copies {
             let (name, cursor) = (account.clone(), Cursor::default());
             let row = FollowRow { account: name, state: FollowState::Pulled, cursor, source: None };
             let copy = Copy { told: Told { epoch: 0, claim }, ..Copy::new(&row, state.change()) };
+            self.are_any.store(true, Ordering::SeqCst);
             state.copies.insert(row.account.clone(), copy);
             drop(state);
             self.wanted.notify_one();
@@ -133,6 +137,7 @@ impl Copies {
         let mut state = self.lock();
         for row in rows {
             let change = state.change();
+            self.are_any.store(true, Ordering::SeqCst);
             state.copies.entry(row.account.clone()).or_insert_with(|| Copy::new(row, change));
         }
     }
@@ -154,8 +159,15 @@ impl Copies {
         self.wanted.notified().await;
     }
 
+    /// Whether any account of another region is followed. Takes no lock.
+    pub(in crate::registry) fn are_any(&self) -> bool {
+        self.are_any.load(Ordering::SeqCst)
+    }
+
     pub(in crate::registry) fn forget(&self, account: &AccountName) {
-        self.lock().copies.remove(account);
+        let mut state = self.lock();
+        state.copies.remove(account);
+        self.are_any.store(!state.copies.is_empty(), Ordering::SeqCst);
     }
 
     /// All accounts that are followed, each with its place.
