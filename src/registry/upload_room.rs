@@ -41,15 +41,19 @@ impl Drop for Held {
 }
 
 impl OpenUploads {
-    /// The account of an upload that has come so far, `size_bytes`.
+    /// What is counted of an upload that has come so far, `size_bytes`. Called by the one request that works on it.
     fn of(&self, tenant: &TenantId, id: &UploadId, size_bytes: u64) -> Arc<Held> {
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         let held = uploads.entry(id.clone()).or_insert_with(|| {
             let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
             let of_tenant = tenants.entry(tenant.clone()).or_default().clone();
-            of_tenant.fetch_add(size_bytes + OVERHEAD_BYTES, Ordering::Relaxed);
-            Arc::new(Held { bytes: AtomicU64::new(size_bytes), of_tenant })
+            of_tenant.fetch_add(OVERHEAD_BYTES, Ordering::Relaxed);
+            Arc::new(Held { bytes: AtomicU64::new(0), of_tenant })
         });
+        // What an earlier request counted may not have come to disk.
+        let counted = held.bytes.swap(size_bytes, Ordering::Relaxed);
+        held.of_tenant.fetch_add(size_bytes, Ordering::Relaxed);
+        held.of_tenant.fetch_sub(counted, Ordering::Relaxed);
         held.clone()
     }
 
