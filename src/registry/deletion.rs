@@ -3,7 +3,7 @@
 use keppel_federation::vocabulary::{Digest, Reference, RepositoryName, Tag};
 
 use super::succession::{MovePatience, moving};
-use super::{Deletion, Registry, RegistryError, to_the_end};
+use super::{Deletion, Inner, Registry, RegistryError, to_the_end};
 use crate::metadata::{RepositoryId, WriteTransaction};
 
 impl Registry {
@@ -30,31 +30,22 @@ impl Registry {
         if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
             return self.inner.delete_at(&elsewhere, repository, Deletion::Manifest(*digest)).await;
         }
-        let (inner, repository, digest) = (self.inner.clone(), repository.clone(), *digest);
-        let account = repository.account();
-        self.inner.await_first_word(&account).await?;
-        let spread = self.inner.spread_deletion(&repository).await?;
-        let since = self.inner.term(&account);
-        let deleted = self.inner.metadata.write(move |transaction| {
-            inner.check_primacy(&repository.account())?;
-            let id = load_repository(transaction, &repository)?;
+        let digest = *digest;
+        self.delete_and_spread(repository, move |inner, transaction, repository, id| {
             let Some((manifest, _)) = transaction.get_manifest_id(id, &digest)? else {
-                return Err(RegistryError::ManifestUnknown { repository, reference: Reference::Digest(digest) });
+                let (repository, reference) = (repository.clone(), Reference::Digest(digest));
+                return Err(RegistryError::ManifestUnknown { repository, reference });
             };
             if let Some(parent) = transaction.get_parent(id, &digest)? {
                 return Err(RegistryError::ManifestHasParent { digest, parent });
             }
             let mut changed = transaction.list_tags_of(manifest)?;
-            inner.check_tag_deletion(&repository, changed.iter().map(String::as_str))?;
+            inner.check_tag_deletion(repository, changed.iter().map(String::as_str))?;
             changed.push(digest.to_string());
             transaction.delete_manifest(manifest)?;
-            inner.evict_around_commit(transaction, &repository, changed);
-            inner.note_spreading(transaction, &repository.account())
-        });
-        let sequence = self.inner.or_unsure(&account, since, deleted.await).await?;
-        self.inner.settled(&account).await;
-        self.inner.ensure_spread(&account, spread, sequence).await?;
-        self.inner.check_still_primary(&account, since)
+            Ok(changed)
+        })
+        .await
     }
 
     /// Deletes a tag and keeps the manifest.
@@ -80,22 +71,39 @@ impl Registry {
         if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
             return self.inner.delete_at(&elsewhere, repository, Deletion::Tag(tag.clone())).await;
         }
-        let (inner, repository, tag) = (self.inner.clone(), repository.clone(), tag.clone());
-        let account = repository.account();
+        let (tag, name) = (tag.clone(), tag.to_string());
+        self.delete_and_spread(repository, move |inner, transaction, repository, id| {
+            if transaction.get_tagged(id, tag.as_str())?.is_some() {
+                inner.check_tag_deletion(repository, [tag.as_str()])?;
+            }
+            if !transaction.delete_tag(id, tag.as_str())? {
+                let (repository, reference) = (repository.clone(), Reference::Tag(tag));
+                return Err(RegistryError::ManifestUnknown { repository, reference });
+            }
+            Ok(vec![name])
+        })
+        .await
+    }
+
+    /// Deletes at the primary, which this node is; comes back once that is everywhere where it has to be. `delete` gives which
+    /// references are gone.
+    async fn delete_and_spread<F>(&self, repository: &RepositoryName, delete: F) -> Result<(), RegistryError>
+    where
+        F: FnOnce(&Inner, &WriteTransaction<'_>, &RepositoryName, RepositoryId) -> Result<Vec<String>, RegistryError>
+            + Send
+            + 'static,
+    {
+        let (inner, repository, account) = (self.inner.clone(), repository.clone(), repository.account());
         self.inner.await_first_word(&account).await?;
         let spread = self.inner.spread_deletion(&repository).await?;
         let since = self.inner.term(&account);
         let deleted = self.inner.metadata.write(move |transaction| {
-            inner.check_primacy(&repository.account())?;
+            let account = repository.account();
+            inner.check_primacy(&account)?;
             let id = load_repository(transaction, &repository)?;
-            if transaction.get_tagged(id, tag.as_str())?.is_some() {
-                inner.check_tag_deletion(&repository, [tag.as_str()])?;
-            }
-            if !transaction.delete_tag(id, tag.as_str())? {
-                return Err(RegistryError::ManifestUnknown { repository, reference: Reference::Tag(tag) });
-            }
-            inner.evict_around_commit(transaction, &repository, vec![tag.to_string()]);
-            inner.note_spreading(transaction, &repository.account())
+            let changed = delete(&inner, transaction, &repository, id)?;
+            inner.evict_around_commit(transaction, &repository, changed);
+            inner.note_spreading(transaction, &account)
         });
         let sequence = self.inner.or_unsure(&account, since, deleted.await).await?;
         self.inner.settled(&account).await;

@@ -392,8 +392,10 @@ impl Inner {
             return Err(RegistryError::AccountDeleting { account: account.clone() });
         }
         self.refuse_former(account)?;
-        if !self.is_copy(account) {
-            self.note_primacy(transaction, account)?;
+        match self.elsewhere(account) {
+            Some(_) => self.note_copy(transaction, account)?,
+            None if self.external_source(account).is_some() => {}
+            None => self.note_primacy(transaction, account)?,
         }
         match transaction.get_account(account)? {
             Some(id) => Ok(id),

@@ -50,10 +50,7 @@ impl Registry {
         let (inner, name) = (self.inner.clone(), account.clone());
         let told = inner.copies.told(account).unwrap_or_default();
         let noted = self.inner.metadata.write(move |transaction| {
-            // What was only pulled may have no row yet, by which it would be told from a new account's.
-            if transaction.get_follow_claim(&name)?.is_none() {
-                note_pulled(transaction, &name, told.claim)?;
-            }
+            note_pulled(transaction, &name, told.claim)?;
             inner.check_gone(transaction, &name)
         });
         noted.await?;
@@ -70,8 +67,11 @@ impl Registry {
     }
 }
 
-/// Notes on disk that some of an account of another region is here.
+/// Notes on disk that some of an account of another region is here, by which it is told from a later account of its name.
 fn note_pulled(transaction: &WriteTransaction<'_>, account: &AccountName, claim: u64) -> Result<(), RegistryError> {
+    if transaction.get_follow_claim(account)?.is_some() {
+        return Ok(());
+    }
     let row =
         FollowRow { account: account.clone(), state: FollowState::Pulled, cursor: Cursor::default(), source: None };
     transaction.put_follow(&row)?;
@@ -82,6 +82,16 @@ impl Inner {
     /// Follows an account of another region from now on.
     pub(in crate::registry) fn want_copy(&self, account: &AccountName) {
         self.copies.want(account, self.claims.claim_of(account).unwrap_or_default());
+    }
+
+    /// To be called in the transaction that records what came here of an account of another region: of what is followed
+    /// this is known, of what was only pulled, as of mirrors, it would be forgotten with the process.
+    pub(in crate::registry) fn note_copy(
+        &self,
+        transaction: &WriteTransaction<'_>,
+        account: &AccountName,
+    ) -> Result<(), RegistryError> {
+        note_pulled(transaction, account, self.claims.claim_of(account).unwrap_or_default())
     }
 
     /// Whether what is here is a copy of a former account of this name, and another one has it now. From memory.

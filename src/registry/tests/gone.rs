@@ -134,3 +134,26 @@ async fn a_copy_of_an_account_that_is_gone_lets_no_push_make_it_anew_where_pushe
     here.ensure_accounts(vec![acme()]).await.unwrap();
     here.start_upload(&repository("acme/app"), Algorithm::Sha256).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_was_only_pulled_is_known_for_a_former_accounts_after_a_restart() {
+    let (pair, claim) = two();
+    let old = pair.primary.registry.clone();
+    let first = push(&old, "acme/app", "v1", "first").await.unwrap();
+    // It passes through, as all of a mirror does, which nobody can follow.
+    let app = repository("acme/app");
+    pair.replica.registry.load_manifest(&app, &reference("v1")).await.unwrap();
+    assert!(!Pair::content(&pair.replica.registry).await.is_empty(), "nothing was kept of it");
+    let directory = pair.replica.directory;
+    drop(pair.replica.registry);
+    claim_anew(&claim, replica_node());
+    let (here, _) = registry_in(directory.path(), replica_node(), &claim);
+    here.recall_follows().await.unwrap();
+    for wanted in [reference("v1"), Reference::Digest(first)] {
+        let shown = here.load_manifest(&app, &wanted).await.map(|manifest| manifest.digest);
+        assert!(matches!(shown, Err(RegistryError::AccountMoving { .. })), "{shown:?}");
+    }
+    assert!(here.take_copy_away(&acme()).await.unwrap());
+    let second = push(&here, "acme/app", "v1", "second").await.unwrap();
+    assert_eq!(here.load_manifest(&app, &reference("v1")).await.unwrap().digest, second);
+}
