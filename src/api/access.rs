@@ -17,7 +17,9 @@ use super::{
     serve::Peer,
     service::ApiState,
 };
-use crate::auth::{Access, AuthError, Caller, Challenge, ChallengeError, Right};
+use crate::auth::{
+    Access, AuthError, Caller, Challenge, ChallengeError, PASSWORD_HEADER, Right, Shown, USERNAME_HEADER,
+};
 use crate::registry::{FirstPull, RegistryError};
 
 pub(crate) use crate::auth::Action;
@@ -49,10 +51,33 @@ pub(crate) struct Visitor<'a> {
     address: IpAddr,
 }
 
+impl Scope<'_> {
+    /// The scope of a token that is good for it, as clients ask for it; `within`: the account whose host was asked, where
+    /// whoever issues tokens does not know of that.
+    pub(super) fn wanted(self, within: Option<&AccountName>) -> Option<String> {
+        match self {
+            Self::Base => None,
+            Self::Catalog => Some("registry:catalog:*".to_owned()),
+            Self::Api { action: Action::Pull } => Some("keppel:api:pull".to_owned()),
+            Self::Api { .. } => Some("keppel:api:*".to_owned()),
+            Self::Repository { name, action } => {
+                // Whoever pushes reads as well: what is there need not be sent again.
+                let actions = match action {
+                    Action::Pull => "pull",
+                    Action::Push => "pull,push",
+                    Action::Delete => "delete",
+                };
+                let account = within.map(|account| format!("{account}/")).unwrap_or_default();
+                Some(format!("repository:{account}{name}:{actions}"))
+            }
+        }
+    }
+}
+
 impl<'a> Visitor<'a> {
     /// Tells who a request comes from, as far as memory goes. `None`: not known without work, or refused.
     pub(crate) fn recall(state: &'a ApiState, headers: &'a HeaderMap, uri: &'a Uri, peer: &'a Peer) -> Option<Self> {
-        let caller = state.auth().recall(authorization(headers).ok()?)?.ok()?;
+        let caller = state.auth().recall(shown(headers).ok()?)?.ok()?;
         let place = place(state, headers, uri, peer);
         Some(Self { state, headers, uri, place, caller, peer, address: address(peer) })
     }
@@ -68,7 +93,7 @@ impl<'a> Visitor<'a> {
         peer: &'a Peer,
         scope: Scope<'_>,
     ) -> Result<Self, ApiError> {
-        let caller = match authorization(headers) {
+        let caller = match shown(headers) {
             Ok(shown) => state.auth().identify(shown, address(peer)).await,
             Err(error) => Err(error),
         };
@@ -79,8 +104,9 @@ impl<'a> Visitor<'a> {
             }
             Err(error) => {
                 let invalid = matches!(error, AuthError::Token(_)).then_some(ChallengeError::InvalidToken);
-                let challenge = challenge(state, headers, uri, peer, scope, invalid);
-                Err(ApiError::from_auth(&error, &challenge))
+                Err(with_challenge(state, headers, uri, peer, scope, invalid, |challenge| {
+                    ApiError::from_auth(&error, challenge)
+                }))
             }
         }
     }
@@ -105,12 +131,9 @@ impl<'a> Visitor<'a> {
         };
         match (allowed, self.is_anonymous() && !self.caller.has_token(), self.caller.has_token()) {
             (true, _, _) => Ok(()),
-            (false, true, _) => Err(ApiError::unauthorized(&self.challenge(scope, None))),
-            (false, false, true) => {
-                let error = Some(ChallengeError::InsufficientScope);
-                Err(ApiError::unauthorized(&self.challenge(scope, error)))
-            }
-            (false, false, false) => Err(ApiError::denied()),
+            (false, true, _) => Err(self.unauthorized(scope, None)),
+            (false, false, true) => Err(self.unauthorized(scope, Some(ChallengeError::InsufficientScope))),
+            (false, false, false) => Err(ApiError::denied(scope)),
         }
     }
 
@@ -156,7 +179,7 @@ impl<'a> Visitor<'a> {
             RegistryError::FirstPullRefused { .. } if self.is_anonymous() => {
                 let scope = Scope::Repository { name, action: Action::Pull };
                 let error = self.caller.has_token().then_some(ChallengeError::InsufficientScope);
-                ApiError::unauthorized(&self.challenge(scope, error))
+                self.unauthorized(scope, error)
             }
             other => other.into(),
         }
@@ -201,8 +224,8 @@ impl<'a> Visitor<'a> {
         self.caller.identity().username().is_none()
     }
 
-    fn challenge(&self, scope: Scope<'_>, error: Option<ChallengeError>) -> String {
-        challenge(self.state, self.headers, self.uri, self.peer, scope, error)
+    fn unauthorized(&self, scope: Scope<'_>, error: Option<ChallengeError>) -> ApiError {
+        with_challenge(self.state, self.headers, self.uri, self.peer, scope, error, ApiError::unauthorized)
     }
 }
 
@@ -210,10 +233,20 @@ fn place(state: &ApiState, headers: &HeaderMap, uri: &Uri, peer: &Peer) -> Place
     Place::of(&state.options().public_hosts, peer, headers, uri)
 }
 
-fn authorization(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
-    let header = headers.get(AUTHORIZATION);
-    let text = header.map(|value| value.to_str().map_err(|_| AuthError::BadHeader("it is not ASCII")));
-    text.transpose()
+/// What a request shows of who it comes from.
+fn shown(headers: &HeaderMap) -> Result<Shown<'_>, AuthError> {
+    let authorization = headers.get(AUTHORIZATION).map(|value| value.to_str());
+    let authorization = authorization.transpose().map_err(|_| AuthError::BadHeader("it is not ASCII"))?;
+    let text = |name: &str| {
+        let value = headers.get(name).map(|value| std::str::from_utf8(value.as_bytes()));
+        value.transpose().map_err(|_| AuthError::BadHeader("it refers to headers that are not UTF-8"))
+    };
+    match authorization {
+        Some(scheme) if Shown::asks_for_own_headers(scheme) => {
+            Ok(Shown { authorization, username: text(USERNAME_HEADER)?, password: text(PASSWORD_HEADER)? })
+        }
+        _ => Ok(authorization.into()),
+    }
 }
 
 /// The address that policies look at; whoever comes through a socket of this machine comes from it.
@@ -221,37 +254,22 @@ pub(crate) fn address(peer: &Peer) -> IpAddr {
     peer.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-fn challenge(
+/// Makes a refusal that says where to get a token for a scope.
+fn with_challenge(
     state: &ApiState,
     headers: &HeaderMap,
     uri: &Uri,
     peer: &Peer,
     scope: Scope<'_>,
     error: Option<ChallengeError>,
-) -> String {
-    let scope = match scope {
-        Scope::Base => None,
-        Scope::Catalog => Some("registry:catalog:*".to_owned()),
-        Scope::Api { action: Action::Pull } => Some("keppel:api:pull".to_owned()),
-        Scope::Api { .. } => Some("keppel:api:*".to_owned()),
-        Scope::Repository { name, action } => {
-            // Whoever pushes reads as well: what is there need not be sent again.
-            let actions = match action {
-                Action::Pull => "pull",
-                Action::Push => "pull,push",
-                Action::Delete => "delete",
-            };
-            // A token endpoint elsewhere does not know what this host stands for.
-            let place = place(state, headers, uri, peer);
-            match (&state.options().token_url, place.account()) {
-                (Some(_), Some(account)) => Some(format!("repository:{account}/{name}:{actions}")),
-                _ => Some(format!("repository:{name}:{actions}")),
-            }
-        }
-    };
+    refuse: impl FnOnce(&Challenge<'_>) -> ApiError,
+) -> ApiError {
+    // A token endpoint elsewhere does not know what this host stands for.
+    let place = state.options().token_url.as_ref().map(|_| place(state, headers, uri, peer));
+    let scope = scope.wanted(place.as_ref().and_then(Place::account));
     let realm = token_url(state, headers, uri, peer);
     let service = &state.auth().tokens().options().service;
-    Challenge { realm: &realm, service, scope, error }.to_string()
+    refuse(&Challenge { realm: &realm, service, scope, error })
 }
 
 /// Where the client gets its tokens: as configured, or at the host it spoke to.

@@ -9,9 +9,13 @@ use http::{
 use keppel_federation::vocabulary::ParseError;
 use serde_json::{Value, json};
 
-use super::body::Body;
+use super::{
+    access::{Action, Scope},
+    body::Body,
+    limits::Standing,
+};
 use crate::{
-    auth::AuthError,
+    auth::{AuthError, Challenge},
     external::ExternalError,
     metadata::MetadataError,
     registry::{BodyError, RegistryError},
@@ -147,9 +151,13 @@ impl ApiError {
     }
 
     /// The account is asked for something more often than it may be.
-    pub(crate) fn too_many_requests() -> Self {
-        let message = "this account is asked for this too often: wait, as Retry-After says";
-        Self::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message)
+    pub(super) fn too_many_requests(account: &str, standing: &Standing) -> Self {
+        let message = format!(
+            "account {account} is asked too often for {}, of which there may be {}: wait, as Retry-After says",
+            standing.action(),
+            standing.rate()
+        );
+        Self::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message).detail(standing.detail(account))
     }
 
     /// What the client is told in words.
@@ -170,25 +178,53 @@ impl ApiError {
     }
 
     /// Who is there has to be shown, with a token as the challenge says.
-    pub(crate) fn unauthorized(challenge: &str) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, "authentication required")
-            .header(WWW_AUTHENTICATE, challenge)
+    pub(crate) fn unauthorized(challenge: &Challenge<'_>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, "authentication required").challenging(challenge)
     }
 
-    /// Who is there is known, and may not. Says nothing about whether the thing exists.
-    pub(crate) fn denied() -> Self {
-        Self::new(StatusCode::FORBIDDEN, Code::Denied, "requested access to the resource is denied")
+    /// Says where to get a token and what for: to clients in the header, and to people who see the document only.
+    fn challenging(self, challenge: &Challenge<'_>) -> Self {
+        let mut detail = json!({ "realm": challenge.realm, "service": challenge.service });
+        if let Some(scope) = &challenge.scope {
+            detail["scope"] = scope.as_str().into();
+        }
+        self.header(WWW_AUTHENTICATE, challenge.to_string()).detail(detail)
+    }
+
+    /// Who is there is known, and may not. Says what was asked for, and nothing about whether it exists.
+    pub(crate) fn denied(scope: Scope<'_>) -> Self {
+        let what = match scope {
+            Scope::Base => "this registry may not be used".to_owned(),
+            Scope::Catalog => "repositories may not be listed".to_owned(),
+            Scope::Api { .. } => "this API may not be used".to_owned(),
+            Scope::Repository { name, action } => {
+                let verb = match action {
+                    Action::Pull => "pulled from",
+                    Action::Push => "pushed to",
+                    Action::Delete => "deleted from",
+                };
+                format!("{name} may not be {verb}, or does not exist")
+            }
+        };
+        let message = format!("requested access to the resource is denied: {what}");
+        let refusal = Self::new(StatusCode::FORBIDDEN, Code::Denied, message);
+        match scope.wanted(None) {
+            Some(scope) => refusal.detail(json!({ "scope": scope })),
+            None => refusal,
+        }
     }
 
     /// The proof of identity is not good, or cannot be checked.
-    pub(crate) fn from_auth(error: &AuthError, challenge: &str) -> Self {
+    pub(crate) fn from_auth(error: &AuthError, challenge: &Challenge<'_>) -> Self {
         use StatusCode as S;
         match error {
             AuthError::InvalidCredentials | AuthError::Token(_) | AuthError::BadHeader(_) => {
-                Self::new(S::UNAUTHORIZED, Code::Unauthorized, error.to_string()).header(WWW_AUTHENTICATE, challenge)
+                Self::new(S::UNAUTHORIZED, Code::Unauthorized, error.to_string()).challenging(challenge)
             }
             AuthError::Overloaded => {
-                Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, error.to_string()).retry_after(RETRY_SOON)
+                Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, error.to_string())
+                    .detail(json!({ "action": "logins", "retry_after": RETRY_SOON.as_secs() }))
+                    .retry_after(RETRY_SOON)
             }
             AuthError::BadRequest(_) | AuthError::Scope(_) => {
                 Self::new(S::BAD_REQUEST, Code::Unsupported, error.to_string())
@@ -385,9 +421,9 @@ impl From<RegistryError> for ApiError {
                 Self::new(S::CONFLICT, Code::Denied, message).detail(json!({ "digest": digest, "manifest": manifest }))
             }
             E::UploadBusy { .. } => Self::new(S::CONFLICT, Code::BlobUploadInvalid, message).retry_after(RETRY_SOON),
-            E::TooManyUploads { .. } => {
-                Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, message).retry_after(RETRY_UPLOAD)
-            }
+            E::TooManyUploads { limit } => Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, message)
+                .detail(json!({ "action": "uploads", "limit": limit, "retry_after": RETRY_UPLOAD.as_secs() }))
+                .retry_after(RETRY_UPLOAD),
             error @ (E::StorageFull | E::Metadata(MetadataError::Full) | E::Storage(StorageError::Full)) => {
                 Self::storage_full(&error)
             }

@@ -1,13 +1,15 @@
 //! Limits on how often an account may be asked for something: one leaky bucket for each account and action.
 //!
 //! A bucket is one number, the time at which it will be empty (the generic cell rate algorithm). One that is empty is as
-//! good as none, so that they can be forgotten at any time, and memory stays within bounds.
+//! good as none, so that they can be forgotten at any time, and memory stays within bounds. Times are counted in fractions of
+//! a nanosecond of which everything is a whole number, so that nothing is lost where a window does not divide evenly.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
+use serde_json::{Value, json};
 
 const ACTION: HeaderName = HeaderName::from_static("x-ratelimit-action");
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -64,6 +66,15 @@ pub enum Window {
 }
 
 impl Window {
+    /// As it is written.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Second => "s",
+            Self::Minute => "m",
+            Self::Hour => "h",
+        }
+    }
+
     fn nanoseconds(self) -> u128 {
         let seconds = match self {
             Self::Second => 1,
@@ -75,18 +86,31 @@ impl Window {
 }
 
 impl RateLimit {
-    /// How long a bucket takes to lose so much; hundreds of years are as good as for ever.
-    fn time_for(&self, amount: u64) -> Duration {
-        let nanoseconds = u128::from(amount) * self.window.nanoseconds() / u128::from(self.limit.max(1));
-        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX).max(1))
+    /// How many steps a bucket takes to lose so much; what no number has room for is as good as for ever.
+    fn steps_for(&self, amount: u64) -> Steps {
+        u128::from(amount).saturating_mul(self.window.nanoseconds())
     }
 
-    /// How much a bucket loses in a time.
-    fn amount_in(&self, time: Duration) -> u64 {
-        let amount = time.as_nanos().saturating_mul(u128::from(self.limit)) / self.window.nanoseconds();
-        u64::try_from(amount).unwrap_or(u64::MAX)
+    /// How much a bucket loses in so many steps, not counting what it has not lost all of.
+    fn amount_in(&self, steps: Steps) -> u64 {
+        u64::try_from(steps / self.window.nanoseconds()).unwrap_or(u64::MAX)
+    }
+
+    /// How many steps there are in a time.
+    fn steps_in(&self, time: Duration) -> Steps {
+        time.as_nanos().saturating_mul(u128::from(self.limit))
+    }
+
+    /// How long so many steps take, in seconds, rounded up.
+    fn seconds_of(&self, steps: Steps) -> u64 {
+        let second = u128::from(self.limit.max(1)) * 1_000_000_000;
+        u64::try_from(steps.div_ceil(second)).unwrap_or(u64::MAX)
     }
 }
+
+/// Nanoseconds divided by how often something may be done in a window: what is done once takes a bucket as many of them as
+/// the window has nanoseconds.
+type Steps = u128;
 
 impl std::str::FromStr for RateLimit {
     type Err = ();
@@ -113,12 +137,7 @@ impl std::str::FromStr for RateLimit {
 
 impl std::fmt::Display for RateLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let window = match self.window {
-            Window::Second => "s",
-            Window::Minute => "m",
-            Window::Hour => "h",
-        };
-        write!(f, "{}/{window} burst {}", self.limit, self.burst)
+        write!(f, "{}/{} burst {}", self.limit, self.window.as_str(), self.burst)
     }
 }
 
@@ -160,7 +179,7 @@ impl LimitOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Standing {
     action: Action,
-    limit: u64,
+    rate: RateLimit,
     remaining: u64,
     /// Until nothing is left of what was done, in seconds.
     reset_seconds: u64,
@@ -169,13 +188,32 @@ pub(super) struct Standing {
 }
 
 impl Standing {
+    /// What is limited.
+    pub(super) fn action(&self) -> &'static str {
+        self.action.as_str()
+    }
+
+    /// How often it may be done.
+    pub(super) fn rate(&self) -> RateLimit {
+        self.rate
+    }
+
+    /// All of that for a refusal's document.
+    pub(super) fn detail(&self, account: &str) -> Value {
+        let RateLimit { limit, window, burst } = self.rate;
+        json!({
+            "account": account, "action": self.action(), "limit": limit, "window": window.as_str(), "burst": burst,
+            "retry_after": self.retry_seconds,
+        })
+    }
+
     /// Sets the headers of the contract, unless another limit has them set.
     pub(super) fn set_headers(&self, headers: &mut HeaderMap) {
         if headers.contains_key(ACTION) {
             return;
         }
         headers.insert(ACTION, HeaderValue::from_static(self.action.as_str()));
-        headers.insert(LIMIT, self.limit.into());
+        headers.insert(LIMIT, self.rate.limit.into());
         headers.insert(REMAINING, self.remaining.into());
         headers.insert(RESET, self.reset_seconds.into());
         if let Some(seconds) = self.retry_seconds {
@@ -189,7 +227,7 @@ pub(super) struct Limits {
     options: LimitOptions,
     start: Instant,
     /// By account and action: when the bucket is empty.
-    buckets: Mutex<HashMap<(Box<str>, Action), Duration>>,
+    buckets: Mutex<HashMap<(Box<str>, Action), Steps>>,
 }
 
 impl Limits {
@@ -209,13 +247,15 @@ impl Limits {
         self.count_at(account, action, amount, self.start.elapsed())
     }
 
-    fn count_at(&self, account: &str, action: Action, amount: u64, now: Duration) -> Option<Standing> {
+    fn count_at(&self, account: &str, action: Action, amount: u64, time: Duration) -> Option<Standing> {
         let rate = self.options.of(action)?;
-        let full = rate.time_for(rate.burst);
-        let (cost, needed) = (rate.time_for(amount), rate.time_for(amount.min(rate.burst)));
+        let now = rate.steps_in(time);
+        let full = rate.steps_for(rate.burst);
+        let (cost, needed) = (rate.steps_for(amount), rate.steps_for(amount.min(rate.burst)));
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= BUCKETS_MAX {
-            buckets.retain(|_, empty_at| *empty_at > now);
+            let is_full = |action, empty_at| self.options.of(action).is_some_and(|rate| empty_at > rate.steps_in(time));
+            buckets.retain(|(_, action), empty_at| is_full(*action, *empty_at));
         }
         let known = buckets.len() < BUCKETS_MAX || buckets.contains_key(&(account.into(), action));
         let bucket = buckets.entry((if known { account.into() } else { "".into() }, action)).or_default();
@@ -226,10 +266,9 @@ impl Limits {
         }
         let level = bucket.saturating_sub(now);
         let remaining = rate.amount_in(full.saturating_sub(level)).min(rate.burst);
-        let up = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
         let wait = || from.saturating_add(needed).saturating_sub(now.saturating_add(full));
-        let retry_seconds = (!fits).then(|| up(wait()).max(1));
-        Some(Standing { action, limit: rate.limit, remaining, reset_seconds: up(level), retry_seconds })
+        let retry_seconds = (!fits).then(|| rate.seconds_of(wait()).max(1));
+        Some(Standing { action, rate, remaining, reset_seconds: rate.seconds_of(level), retry_seconds })
     }
 }
 
@@ -254,7 +293,7 @@ mod tests {
         assert_eq!(left, [2, 1, 0]);
         let refused = count(500);
         assert_eq!(
-            (refused.retry_seconds, refused.remaining, refused.reset_seconds, refused.limit),
+            (refused.retry_seconds, refused.remaining, refused.reset_seconds, refused.rate.limit),
             (Some(1), 0, 3, 60)
         );
         assert_eq!(count(1000).retry_seconds, None, "what was refused was not counted");
@@ -312,7 +351,74 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_left_is_told_exactly_where_the_window_does_not_divide_evenly() {
+        let limits = limits("3/s burst 2");
+        let count = |time| limits.count_at("acme", Action::BlobPulls, 1, time).unwrap();
+        assert_eq!((count(at(0)).remaining, count(at(0)).remaining), (1, 0));
+        assert!(count(Duration::from_nanos(333_333_333)).retry_seconds.is_some(), "a third of a second is not over");
+        assert_eq!(count(Duration::from_nanos(333_333_334)).retry_seconds, None);
+        assert_eq!(count(at(10_000)).remaining, 1);
+    }
+
+    /// A bucket as it is drawn: what is in it, which runs out at the rate. Counts in fractions of requests whose denominator
+    /// is the window.
+    struct Drawn {
+        rate: RateLimit,
+        content: u128,
+        looked: u64,
+    }
+
+    impl Drawn {
+        fn full(&self) -> u128 {
+            u128::from(self.rate.burst) * self.rate.window.nanoseconds()
+        }
+
+        fn wait_until(&mut self, nanoseconds: u64) {
+            let lost = u128::from(nanoseconds - self.looked) * u128::from(self.rate.limit);
+            (self.content, self.looked) = (self.content.saturating_sub(lost), nanoseconds);
+        }
+
+        fn take(&mut self) -> bool {
+            let fits = self.content + self.rate.window.nanoseconds() <= self.full();
+            self.content += if fits { self.rate.window.nanoseconds() } else { 0 };
+            fits
+        }
+
+        /// How often one can take now.
+        fn left(&self) -> u64 {
+            let mut copy = Self { ..*self };
+            (0..).take_while(|_| copy.take()).count() as u64
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_told_is_what_a_bucket_holds(limit in 1u64..100, burst in 1u64..30, window in 0usize..3,
+                steps in prop::collection::vec((0u32..3, 0u64..2_000_000_000), 1..100)) {
+            let limits = limits(&format!("{limit}/{} burst {burst}", ["s", "m", "h"][window]));
+            let rate = limits.options.blob_pulls.unwrap();
+            let mut drawn = Drawn { rate, content: 0, looked: 0 };
+            let mut now = 0;
+            for (kind, step) in steps {
+                // At once, after just what one costs, or some time later.
+                now += [0, u64::try_from(rate.window.nanoseconds()).unwrap() / limit + step % 2, step][kind as usize];
+                drawn.wait_until(now);
+                let fits = drawn.take();
+                let told = limits.count_at("a", Action::BlobPulls, 1, Duration::from_nanos(now)).unwrap();
+                prop_assert_eq!(told.retry_seconds.is_none(), fits);
+                prop_assert_eq!(told.remaining, drawn.left());
+                let (second, level) = (u128::from(limit) * 1_000_000_000, drawn.content);
+                prop_assert!(u128::from(told.reset_seconds) * second >= level);
+                prop_assert!(u128::from(told.reset_seconds) * second < level + second);
+                if let Some(seconds) = told.retry_seconds {
+                    let mut later = Drawn { ..drawn };
+                    later.wait_until(now + seconds * 1_000_000_000);
+                    prop_assert!(later.take(), "whoever waits as told is let through");
+                }
+            }
+        }
+
         #[test]
         fn no_more_is_let_through_than_burst_and_rate_allow(limit in 1u64..50, burst in 1u64..20, steps in prop::collection::vec(0u64..400, 1..200)) {
             let limits = limits(&format!("{limit}/s burst {burst}"));

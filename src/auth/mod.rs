@@ -72,6 +72,7 @@ pub use open::OpenDriver;
 pub use password::{PasswordHasher, PasswordOptions};
 pub use people::{People, PeopleError};
 pub use people_messages::{KeyInfo, Passphrase, PeopleAnswer, PeopleRequest, RobotInfo, UserInfo};
+pub use proof::{PASSWORD_HEADER, Shown, USERNAME_HEADER};
 pub use records::{AccountRecord, MemoryRecords, Record, RecordError, RecordKind, RecordOutcome, RecordStore, Records};
 pub use robot::{RobotDocument, RobotScope};
 pub use role::{Authority, Right, Role};

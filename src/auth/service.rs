@@ -10,7 +10,7 @@ use super::token::Verified;
 use super::verdicts::Verdicts;
 use super::{
     Access, AccountView, Action, ActionSet, AuthDriver, AuthError, Caller, Credentials, Identity, Login, LoginHint,
-    Records, TokenError, TokenKind, Tokens, decide,
+    Records, Shown, TokenError, TokenKind, Tokens, decide,
 };
 use crate::model::Clock;
 use crate::model::policy::CompiledPolicies;
@@ -84,13 +84,13 @@ impl Auth {
         &self.inner.tokens
     }
 
-    /// Tells who the caller is by the `Authorization` header, as far as memory goes: `None` when a slow check is
-    /// needed, which [`Self::identify`] makes.
-    pub fn recall(&self, authorization: Option<&str>) -> Option<Result<Caller, AuthError>> {
+    /// Tells who the caller is by what they show, as far as memory goes: `None` when a slow check is needed, which
+    /// [`Self::identify`] makes.
+    pub fn recall<'a>(&self, shown: impl Into<Shown<'a>>) -> Option<Result<Caller, AuthError>> {
         if self.is_open() {
             return Some(self.anonymous());
         }
-        match Proof::parse(authorization) {
+        match Proof::parse(shown.into()) {
             Err(error) => Some(Err(error)),
             Ok(Proof::None) => Some(self.anonymous()),
             Ok(Proof::Token(token)) => Some(self.by_token(token)),
@@ -101,17 +101,18 @@ impl Auth {
         }
     }
 
-    /// Tells who the caller at an address is by the `Authorization` header.
+    /// Tells who the caller at an address is by what they show.
     ///
     /// Cancel safety: may be dropped.
     ///
     /// # Errors
     /// [`AuthError`].
-    pub async fn identify(&self, authorization: Option<&str>, address: IpAddr) -> Result<Caller, AuthError> {
-        if let Some(known) = self.recall(authorization) {
+    pub async fn identify<'a>(&self, shown: impl Into<Shown<'a>>, address: IpAddr) -> Result<Caller, AuthError> {
+        let shown = shown.into();
+        if let Some(known) = self.recall(shown) {
             return known;
         }
-        match Proof::parse(authorization)? {
+        match Proof::parse(shown)? {
             Proof::Credentials(credentials) => self.by_credentials(&credentials, address).await,
             Proof::None => self.anonymous(),
             Proof::Token(token) => self.by_token(token),

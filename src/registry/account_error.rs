@@ -43,7 +43,7 @@ pub enum AccountError {
         tenant: TenantId,
     },
     /// What the account holds could not be looked up.
-    #[error("the metadata could not be used")]
+    #[error("what is held in this region cannot be looked up now")]
     Usage(#[source] Arc<RegistryError>),
     /// It is being deleted.
     #[error("account {name} is being deleted")]
@@ -67,6 +67,20 @@ pub enum AccountError {
         /// The region that is primary.
         region: String,
     },
+    /// Its content comes from a registry outside the federation.
+    #[error("account {name} is a replica itself, of {upstream}: no replica can be made of it")]
+    Mirror {
+        /// The account.
+        name: AccountName,
+        /// That registry.
+        upstream: String,
+    },
+    /// It is being deleted, so that nobody can make a replica of it any more.
+    #[error("account {name} is being deleted: no replica can be made of it")]
+    NoSublease {
+        /// The account.
+        name: AccountName,
+    },
     /// Someone else changes it all the time.
     #[error("account {name} is being changed by someone else; try again")]
     Conflict {
@@ -85,8 +99,11 @@ pub enum AccountError {
     #[error("{0}")]
     Undecided(String),
     /// The storage of the account could not be prepared.
-    #[error("the account's storage cannot be prepared")]
-    Storage,
+    #[error("the storage of account {name} cannot be prepared")]
+    Storage {
+        /// The account.
+        name: AccountName,
+    },
 }
 
 impl From<Undecided> for AccountError {

@@ -15,6 +15,15 @@ pub(super) const ATTEMPTS_MAX: usize = 8;
 /// Accounts that are looked through at a time.
 const LIST_STEP: usize = 1000;
 
+/// Who asks for a change.
+#[derive(Debug, Clone, Copy)]
+pub struct Requester<'a> {
+    /// Their name; empty: nobody knows.
+    pub username: &'a str,
+    /// Whether they run the registry.
+    pub is_operator: bool,
+}
+
 /// Makes, changes and ends accounts. Cheap to clone.
 #[derive(Clone)]
 pub struct Accounts {
@@ -70,6 +79,16 @@ impl Accounts {
         }
     }
 
+    /// Waits until all that was decided before this call shows here.
+    ///
+    /// Cancel safety: may be dropped.
+    ///
+    /// # Errors
+    /// [`Undecided`], when the federation cannot be asked.
+    pub async fn catch_up(&self) -> Result<(), Undecided> {
+        self.book.catch_up().await
+    }
+
     /// The accounts that `shown` lets through.
     pub fn list(&self, shown: impl Fn(&AccountEntry) -> bool) -> Vec<(AccountEntry, AccountSettings)> {
         let (mut all, mut after) = (Vec::new(), None);
@@ -120,6 +139,7 @@ impl Accounts {
                 if let Some(upstream) = upstream {
                     return Err(bad_upstream(format!("{upstream:?} has no account {name}")));
                 }
+                settings.check_credentials()?;
                 match self.book.claim(name, tenant, settings.to_stored()).await? {
                     AccountDecision::Taken { region } => {
                         return Err(AccountError::Elsewhere { name: name.clone(), region });
@@ -181,7 +201,8 @@ impl Accounts {
         }
     }
 
-    /// Replaces the policies for reports of vulnerabilities. Those that a user manages, only that user may change.
+    /// Replaces the policies for reports of vulnerabilities. Those that a user manages, only that user may change, and
+    /// whoever runs the registry.
     ///
     /// # Errors
     /// [`AccountError`].
@@ -189,13 +210,15 @@ impl Accounts {
         &self,
         name: &AccountName,
         policies: Vec<ScanPolicy>,
-        requester: &str,
+        requester: Requester<'_>,
     ) -> Result<Vec<ScanPolicy>, AccountError> {
         for _ in 0..ATTEMPTS_MAX {
             let entry = self.book.get(name).ok_or(AccountError::Unknown)?;
             let mut settings = AccountSettings::from_stored(&entry.settings)?;
-            let of_others =
-                |policy: &&ScanPolicy| !policy.managed_by_user.is_empty() && policy.managed_by_user != requester;
+            let of_others = |policy: &&ScanPolicy| {
+                let manager = &*policy.managed_by_user;
+                !requester.is_operator && !manager.is_empty() && manager != requester.username
+            };
             let refuse = |at: usize, policy: &ScanPolicy| {
                 Err(AccountError::ManagedByOther { at, user: policy.managed_by_user.clone() })
             };
@@ -276,7 +299,8 @@ impl Accounts {
         }
     }
 
-    /// Makes a one-time token that lets another region make a replica.
+    /// Makes a one-time token that lets another region make a replica of this primary: not of what is a replica itself, of
+    /// another region or of a registry outside, nor of what is on its way out.
     ///
     /// # Errors
     /// [`AccountError`].
@@ -284,6 +308,12 @@ impl Accounts {
         let entry = self.book.get(name).ok_or(AccountError::Unknown)?;
         if !entry.is_ours {
             return Err(AccountError::NotPrimary { name: name.clone(), region: entry.region });
+        }
+        if let Some(upstream) = AccountSettings::from_stored(&entry.settings)?.external_upstream() {
+            return Err(AccountError::Mirror { name: name.clone(), upstream: upstream.to_owned() });
+        }
+        if entry.deleting {
+            return Err(AccountError::NoSublease { name: name.clone() });
         }
         let token = data_encoding::HEXLOWER.encode(&rand::random::<[u8; 32]>());
         match self.book.issue_sublease(name, &token, SUBLEASE_LIFETIME).await? {
@@ -299,7 +329,7 @@ impl Accounts {
         self.registry.ensure_accounts(vec![name.clone()]).await.map_err(|error| {
             let error = &error as &dyn std::error::Error;
             tracing::error!(account = %name, error, "an account's storage cannot be prepared");
-            AccountError::Storage
+            AccountError::Storage { name: name.clone() }
         })
     }
 }
@@ -324,7 +354,10 @@ fn as_seen_here(entry: &AccountEntry, mut settings: AccountSettings) -> AccountS
     }
     if entry.is_replica_here {
         let is_eager = settings.is_eager_in(&entry.region_here);
-        settings.replication = Some(Replication { upstream: Upstream::Peer(entry.primary.clone()), is_eager });
+        // As it was written, as long as that still names the primary.
+        let written = settings.replicas.get(&entry.region_here).map(|own| &own.upstream);
+        let upstream = written.filter(|upstream| **upstream == entry.region).unwrap_or(&entry.primary).clone();
+        settings.replication = Some(Replication { upstream: Upstream::Peer(upstream), is_eager });
     } else if settings.replication.is_none() {
         settings.platform_filter.clear();
     }
@@ -347,12 +380,14 @@ fn for_replica(
         let reason = format!("is the same in all regions: change it in region {}, where the primary is", entry.region);
         return Err(SettingsError::new(field, reason).into());
     }
-    let own = ReplicaSettings::of(asked, current);
+    let mut own = ReplicaSettings::of(asked, current);
     if entry.region == entry.region_here && own != ReplicaSettings::default() {
         let reason = "has policies of its own, which a replica in the region of its primary cannot have";
         return Err(SettingsError::new("account", reason).into());
     }
     let mut next = current.clone();
+    let upstream = asked.replication.as_ref().and_then(peer_of).filter(|upstream| *upstream != entry.primary);
+    own.upstream = upstream.unwrap_or_default().to_owned();
     next.set_replica(&entry.region_here, own);
     next.set_eager(&entry.region_here, asked.replication.as_ref().is_some_and(|replica| replica.is_eager));
     Ok(next)

@@ -48,18 +48,9 @@ impl Registry {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page<ListedRepository>, RegistryError> {
-        self.refuse_unless_listed_here(account).await?;
-        self.inner.refuse_former(account)?;
-        let (account, after) = (account.clone(), format!("{account}/{}", after.unwrap_or_default()));
+        let after = format!("{account}/{}", after.unwrap_or_default());
         let limit = limit.min(self.inner.options.page_size_max);
-        self.inner
-            .metadata
-            .read(move |reader| {
-                // An account that was never pushed to has no row.
-                let Some(id) = reader.get_account(&account)? else { return Ok(Page::cut(Vec::new(), limit)) };
-                Ok(Page::cut(reader.list_account_repositories(id, &after, limit + 1)?, limit))
-            })
-            .await
+        self.list_here(account, || self.inner.read_account_repositories(account, &after, limit)).await
     }
 
     /// Manifests of a repository whose digests follow `after`. `limit` is cut to the longest page.
@@ -72,25 +63,8 @@ impl Registry {
         after: Option<Digest>,
         limit: usize,
     ) -> Result<Page<ManifestEntry>, RegistryError> {
-        self.refuse_unless_listed_here(&repository.account()).await?;
-        self.inner.refuse_former(&repository.account())?;
-        let repository = repository.clone();
         let limit = limit.min(self.inner.options.page_size_max);
-        self.inner
-            .metadata
-            .read(move |reader| {
-                let id = reader.get_repository(&repository)?;
-                let id = id.ok_or(RegistryError::RepositoryUnknown { repository })?;
-                let found = Page::cut(reader.list_manifests(id, after.as_ref(), limit + 1)?, limit);
-                let with_tags = |manifest: ListedManifest| {
-                    let mut tags = reader.list_tags_with_times(manifest.id)?;
-                    tags.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-                    Ok::<_, RegistryError>(ManifestEntry { manifest, tags })
-                };
-                let items = found.items.into_iter().map(with_tags).collect::<Result<_, _>>()?;
-                Ok(Page { items, more: found.more, is_stale: false })
-            })
-            .await
+        self.list_here(&repository.account(), || self.inner.read_manifests(repository, after, limit)).await
     }
 
     /// Makes sure that there is such a manifest, without fetching anything from a registry outside.
@@ -155,6 +129,49 @@ impl Registry {
 }
 
 impl Inner {
+    /// The repositories that are here.
+    async fn read_account_repositories(
+        &self,
+        account: &AccountName,
+        after: &str,
+        limit: usize,
+    ) -> Result<Page<ListedRepository>, RegistryError> {
+        self.refuse_former(account)?;
+        let (account, after) = (account.clone(), after.to_owned());
+        self.metadata
+            .read(move |reader| {
+                // An account that was never pushed to has no row.
+                let Some(id) = reader.get_account(&account)? else { return Ok(Page::cut(Vec::new(), limit)) };
+                Ok(Page::cut(reader.list_account_repositories(id, &after, limit + 1)?, limit))
+            })
+            .await
+    }
+
+    /// The manifests that are here, with their tags.
+    async fn read_manifests(
+        &self,
+        repository: &RepositoryName,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> Result<Page<ManifestEntry>, RegistryError> {
+        self.refuse_former(&repository.account())?;
+        let repository = repository.clone();
+        self.metadata
+            .read(move |reader| {
+                let id = reader.get_repository(&repository)?;
+                let id = id.ok_or(RegistryError::RepositoryUnknown { repository })?;
+                let found = Page::cut(reader.list_manifests(id, after.as_ref(), limit + 1)?, limit);
+                let with_tags = |manifest: ListedManifest| {
+                    let mut tags = reader.list_tags_with_times(manifest.id)?;
+                    tags.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+                    Ok::<_, RegistryError>(ManifestEntry { manifest, tags })
+                };
+                let items = found.items.into_iter().map(with_tags).collect::<Result<_, _>>()?;
+                Ok(Page { items, more: found.more, is_stale: false })
+            })
+            .await
+    }
+
     /// Takes away some of the manifests of a repository that the primary no longer has; gives whether there may be more. What
     /// they referred to is left to the sweeps.
     pub(super) fn forget_some(

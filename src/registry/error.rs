@@ -84,7 +84,7 @@ pub enum RegistryError {
         repository: RepositoryName,
     },
     /// No such manifest or tag.
-    #[error("manifest {reference} is not known in {repository}")]
+    #[error("{} {reference} is not known in {repository}", kind_of(reference))]
     ManifestUnknown {
         /// Where it was looked for.
         repository: RepositoryName,
@@ -280,6 +280,14 @@ pub enum RegistryError {
     /// Work in the background ended without an answer.
     #[error("the work ended without an answer")]
     Interrupted,
+}
+
+/// What a reference names, for people.
+fn kind_of(reference: &Reference) -> &'static str {
+    match reference {
+        Reference::Tag(_) => "tag",
+        Reference::Digest(_) => "manifest",
+    }
 }
 
 impl From<MetadataError> for RegistryError {

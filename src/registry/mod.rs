@@ -46,7 +46,7 @@ mod uploads;
 
 pub use account_book::{AccountBook, AccountDecision, AccountEntry, PeerEntry, Undecided};
 pub use account_error::AccountError;
-pub use accounts::Accounts;
+pub use accounts::{Accounts, Requester};
 pub use audit::{AuditEvent, to_cadf};
 pub use blob_stream::BlobStream;
 pub use blobs::BlobInfo;

@@ -25,7 +25,7 @@ const VULNERABILITY_STATUS: HeaderName = HeaderName::from_static("x-keppel-vulne
 const MIN_LAYER_CREATED_AT: HeaderName = HeaderName::from_static("x-keppel-min-layer-created-at");
 const MAX_LAYER_CREATED_AT: HeaderName = HeaderName::from_static("x-keppel-max-layer-created-at");
 /// What was known when the primary was last reached. Source: RFC 7234 section 5.5.1.
-pub(super) const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
+pub(in crate::api) const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
 
 /// A manifest that is in memory, by name and reference as written in the path, which may be below an account's own host.

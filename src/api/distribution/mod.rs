@@ -24,7 +24,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use keppel_federation::vocabulary::{Digest, Reference, RepositoryName};
 
-pub(super) use self::{path::decode as path_decode, query::Query};
+pub(super) use self::{manifests::STALE, path::decode as path_decode, query::Query};
 
 pub(super) use self::path::Endpoint;
 use super::{
@@ -118,7 +118,10 @@ pub(super) fn answer_from_memory(
         _ => None,
     };
     let mut response = match limited {
-        Some(standing) if standing.retry_seconds.is_some() => ApiError::too_many_requests().into_response(request_id),
+        Some(standing) if standing.retry_seconds.is_some() => {
+            let account = visitor.parse(name).ok()?.account();
+            ApiError::too_many_requests(account.as_str(), &standing).into_response(request_id)
+        }
         _ => manifests::respond(state, &manifest, request.headers(), is_head).ok()?,
     };
     if let Some(standing) = limited {
@@ -219,12 +222,12 @@ async fn within_limits(call: &Call<'_>, endpoint: Endpoint<'_>, body: RequestBod
     let limited = call.state.limits().and_then(|limits| {
         let (name, action) = endpoint.limited(call.method)?;
         let account = call.visitor.parse(name).ok()?.account();
-        limits.count(account.as_str(), action)
+        Some((limits.count(account.as_str(), action)?, account))
     });
-    let Some(standing) = limited else { return carry_out(call, endpoint, body).await };
+    let Some((standing, account)) = limited else { return carry_out(call, endpoint, body).await };
     let answer = match standing.retry_seconds {
         None => carry_out(call, endpoint, body).await,
-        Some(_) => Err(ApiError::too_many_requests()),
+        Some(_) => Err(ApiError::too_many_requests(account.as_str(), &standing)),
     };
     let mut response = answer.unwrap_or_else(|error| error.into_response(call.request_id));
     standing.set_headers(response.headers_mut());

@@ -23,7 +23,7 @@ pub(super) fn list(call: &Call<'_>) -> Response {
 /// `GET /keppel/v1/accounts/<name>`.
 pub(super) fn get(call: &Call<'_>, name: &str) -> Answer {
     let (entry, settings) = call.state.accounts().load(&parse(name)?)?;
-    call.require(Right::ViewAccount, &entry)?;
+    call.require_seen(&entry)?;
     Ok(document(&json!({ "account": show(call, &entry, &settings) })))
 }
 
@@ -37,7 +37,7 @@ pub(super) async fn put(call: &Call<'_>, name: &str) -> Answer {
     let replication = known.as_ref().and_then(|(_, settings)| settings.replication.clone());
     let (tenant, settings) = read(call.body(), replication, is_mirror).map_err(AccountError::from)?;
     if !call.visitor.has(Right::EditAccount, &tenant) {
-        return Err(Refusal::forbidden());
+        return Err(Refusal::forbidden(&format_args!("make or change accounts of auth tenant {tenant}")));
     }
     if let Some((entry, _)) = known
         && entry.tenant != tenant
@@ -54,7 +54,7 @@ pub(super) async fn put(call: &Call<'_>, name: &str) -> Answer {
 /// `DELETE /keppel/v1/accounts/<name>`: begins its deletion.
 pub(super) async fn delete(call: &Call<'_>, name: &str) -> Answer {
     let (entry, _) = call.state.accounts().load(&parse(name)?)?;
-    call.require(Right::EditAccount, &entry)?;
+    call.require_changed(&entry, "delete account")?;
     call.state.accounts().delete(&entry.name).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -62,7 +62,7 @@ pub(super) async fn delete(call: &Call<'_>, name: &str) -> Answer {
 /// `POST /keppel/v1/accounts/<name>/sublease`: a one-time token for a replica in another region.
 pub(super) async fn post_sublease(call: &Call<'_>, name: &str) -> Answer {
     let (entry, _) = call.state.accounts().load(&parse(name)?)?;
-    call.require(Right::EditAccount, &entry)?;
+    call.require_changed(&entry, "issue sublease tokens for account")?;
     let token = call.state.accounts().issue_sublease(&entry.name).await?;
     Ok(document(&json!({ "sublease_token": token })))
 }

@@ -22,6 +22,9 @@ pub(super) async fn list(call: &Call<'_>) -> Answer {
         Some(tenant) => call.visitor.has(Right::EditAccount, tenant),
         None => call.visitor.is_operator(),
     };
+    if let (false, Some(tenant)) = (allowed, &tenant) {
+        return Err(Refusal::forbidden(&format_args!("see the events of auth tenant {tenant}")));
+    }
     if !allowed {
         let reason = "only operators see all events; an admin names the tenant with ?tenant=";
         return Err(Refusal::plain(StatusCode::FORBIDDEN, reason));

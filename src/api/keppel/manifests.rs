@@ -3,7 +3,7 @@ use http::StatusCode;
 use keppel_federation::vocabulary::{Digest, RepositoryName, Tag};
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Call, NOT_SCANNED, Refusal, document, repositories::load};
+use super::{Answer, Call, NOT_SCANNED, Refusal, page, repositories::load};
 use crate::{
     api::{error::ApiError, limits},
     auth::Action,
@@ -17,9 +17,8 @@ pub(super) async fn list(call: &Call<'_>, account: &str, repository: &str) -> An
         Some(marker) => Some(Digest::parse(&marker).map_err(|error| Refusal::invalid("marker", &error))?),
         None => None,
     };
-    let page = call.state.registry().list_manifests(&repository, after, call.limit()?).await?;
-    let shown: Vec<Value> = page.items.iter().map(show).collect();
-    Ok(document(&json!({ "manifests": shown, "truncated": page.more })))
+    let found = call.state.registry().list_manifests(&repository, after, call.limit()?).await?;
+    Ok(page("manifests", &found, show))
 }
 
 /// `DELETE …/_manifests/<digest>`: a manifest and the tags on it.
@@ -45,7 +44,9 @@ pub(super) async fn get_report(call: &Call<'_>, account: &str, repository: &str,
     let account = repository.account();
     let standing = limits.and_then(|limits| limits.count(account.as_str(), limits::Action::TrivyReportRetrievals));
     let answer = match &standing {
-        Some(standing) if standing.retry_seconds.is_some() => Err(ApiError::too_many_requests().into()),
+        Some(standing) if standing.retry_seconds.is_some() => {
+            Err(ApiError::too_many_requests(account.as_str(), standing).into())
+        }
         Some(_) | None => find_report(call, &repository, digest).await,
     };
     let Some(standing) = standing else { return answer };

@@ -19,10 +19,10 @@ use axum::{
 };
 use http::{
     HeaderValue, Method, StatusCode, Version,
-    header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+    header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WARNING},
     request::Parts,
 };
-use keppel_federation::vocabulary::{AccountName, TenantId};
+use keppel_federation::vocabulary::{AccountName, RepositoryName, TenantId};
 use serde_json::Value;
 
 pub(super) use self::path::Endpoint;
@@ -30,7 +30,7 @@ use super::{
     access::{Scope, Visitor},
     audit::Change,
     body::{ShortBodyError, collect_short},
-    distribution::{Query, path_decode},
+    distribution::{Query, STALE, path_decode},
     error::ApiError,
     request_id,
     serve::Peer,
@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     auth::Right,
-    registry::{AccountEntry, AccountError, RegistryError},
+    registry::{AccountEntry, AccountError, Page, RegistryError},
 };
 
 /// What is told of an image's vulnerabilities where nobody looks for them.
@@ -56,14 +56,20 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Refuses unless something may be done with an account that may be seen.
-    fn require(&self, right: Right, entry: &AccountEntry) -> Result<(), Refusal> {
-        if !self.visitor.has(Right::ViewAccount, &entry.tenant) {
-            return Err(AccountError::Unknown.into());
-        }
-        match self.visitor.has(right, &entry.tenant) {
+    /// Refuses unless an account may be seen.
+    fn require_seen(&self, entry: &AccountEntry) -> Result<(), Refusal> {
+        match self.visitor.has(Right::ViewAccount, &entry.tenant) {
             true => Ok(()),
-            false => Err(Refusal::forbidden()),
+            false => Err(AccountError::Unknown.into()),
+        }
+    }
+
+    /// Refuses unless an account may be seen and changed; `what` would be done to it, as in "change account".
+    fn require_changed(&self, entry: &AccountEntry, what: &str) -> Result<(), Refusal> {
+        self.require_seen(entry)?;
+        match self.visitor.has(Right::EditAccount, &entry.tenant) {
+            true => Ok(()),
+            false => Err(Refusal::forbidden(&format_args!("{what} {}", entry.name))),
         }
     }
 
@@ -122,13 +128,19 @@ impl Refusal {
         }
     }
 
-    /// The same, saying which account there is not.
+    /// The same, saying which account there is not, or about what nothing can be said or decided now.
     fn naming(self, endpoint: Endpoint<'_>) -> Self {
-        match (self, endpoint.account()) {
-            (Self::Plain(status, reason), Some(account)) if reason == AccountError::Unknown.to_string() => {
+        match (self, endpoint.account(), endpoint) {
+            (Self::Plain(status, reason), Some(account), _) if reason == AccountError::Unknown.to_string() => {
                 Self::Plain(status, format!("{reason}: {account}"))
             }
-            (refusal, _) => refusal,
+            (Self::Plain(StatusCode::SERVICE_UNAVAILABLE, reason), Some(account), _) if !reason.contains(account) => {
+                Self::Plain(StatusCode::SERVICE_UNAVAILABLE, format!("account {account}: {reason}"))
+            }
+            (Self::Plain(StatusCode::SERVICE_UNAVAILABLE, reason), None, Endpoint::Quotas(tenant)) => {
+                Self::Plain(StatusCode::SERVICE_UNAVAILABLE, format!("the quota of auth tenant {tenant}: {reason}"))
+            }
+            (refusal, _, _) => refusal,
         }
     }
 
@@ -145,8 +157,9 @@ impl Refusal {
         }
     }
 
-    fn forbidden() -> Self {
-        Self::plain(StatusCode::FORBIDDEN, "you are not allowed to do this")
+    /// Something that may be seen and not done. Never about what may not be seen.
+    fn forbidden(what: &impl std::fmt::Display) -> Self {
+        Self::plain(StatusCode::FORBIDDEN, format!("you are not allowed to {what}"))
     }
 }
 
@@ -171,9 +184,9 @@ impl From<AccountError> for Refusal {
             | E::QuotaConflict { .. }
             | E::Conflict { .. } => Self::Plain(S::CONFLICT, reason),
             E::HasReplicas { .. } => Self::Document(S::CONFLICT, reason),
-            E::NotPrimary { .. } => Self::Plain(S::BAD_REQUEST, reason),
+            E::NotPrimary { .. } | E::Mirror { .. } | E::NoSublease { .. } => Self::Plain(S::BAD_REQUEST, reason),
             E::ManagedByOther { .. } | E::Sublease { .. } => Self::Plain(S::FORBIDDEN, reason),
-            E::Undecided(_) | E::Storage => Self::Plain(S::SERVICE_UNAVAILABLE, reason),
+            E::Undecided(_) | E::Storage { .. } => Self::Plain(S::SERVICE_UNAVAILABLE, reason),
             E::Usage(cause) => {
                 let cause = &*cause as &dyn std::error::Error;
                 tracing::error!(cause, "the usage of a quota cannot be looked up");
@@ -238,6 +251,24 @@ async fn dispatch(state: &ApiState, peer: &Peer, request_id: &HeaderValue, reque
     answer
 }
 
+/// Whoever is told that there is no such account must not be told so only because this node has not heard of it yet. Asks
+/// also where there is one that may not be seen, so that neither the answer nor the time it takes tells of it.
+async fn know_the_account(state: &ApiState, visitor: &Visitor<'_>, endpoint: Endpoint<'_>) -> Result<(), Refusal> {
+    let Some(account) = endpoint.account().and_then(|account| AccountName::parse(account).ok()) else { return Ok(()) };
+    let is_seen = state.accounts().tenant_of(&account).is_some_and(|tenant| {
+        let repository = endpoint.repository().and_then(|path| RepositoryName::parse(&format!("{account}/{path}")).ok());
+        let within = || repository.is_some_and(|repository| visitor.api_access(&repository).see);
+        visitor.has(Right::ViewAccount, &tenant) || within()
+    });
+    if is_seen {
+        return Ok(());
+    }
+    state.accounts().catch_up().await.map_err(|reason| {
+        let reason = format!("whether there is an account {account} cannot be told now: {reason}");
+        Refusal::plain(StatusCode::SERVICE_UNAVAILABLE, reason)
+    })
+}
+
 /// What a request is about to change, for the audit log.
 fn change(endpoint: Endpoint<'_>, method: &Method, state: &ApiState) -> Option<Change> {
     let action = match *method {
@@ -266,7 +297,8 @@ async fn carry_out(
     request_id: &HeaderValue,
 ) -> Answer {
     if !endpoint.allow().split(", ").any(|known| known == parts.method.as_str()) {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "this endpoint does not know the method");
+        let reason = format!("this endpoint knows the methods {}, and not {}", endpoint.allow(), parts.method);
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, &reason);
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(endpoint.allow()));
         return Ok(response);
     }
@@ -274,6 +306,10 @@ async fn carry_out(
         Method::PUT => Some(read(state, body).await?),
         _ => None,
     };
+    // Making an account asks the federation anyway.
+    if !matches!((endpoint, &parts.method), (Endpoint::Account(_), &Method::PUT)) {
+        know_the_account(state, visitor, endpoint).await?;
+    }
     let call = Call { state, visitor, parts, body, request_id };
     match (endpoint, &parts.method) {
         (Endpoint::Audit, _) => audit::list(&call).await,
@@ -317,6 +353,16 @@ async fn read(state: &ApiState, body: axum::body::Body) -> Result<Value, Refusal
 /// An answer that is a JSON document.
 fn document(document: &Value) -> Response {
     ([(CONTENT_TYPE, "application/json")], document.to_string()).into_response()
+}
+
+/// An answer that is a page of a list, called `name`.
+fn page<T>(name: &str, page: &Page<T>, show: impl Fn(&T) -> Value) -> Response {
+    let shown: Vec<Value> = page.items.iter().map(show).collect();
+    let mut response = document(&serde_json::json!({ name: shown, "truncated": page.more }));
+    if page.is_stale {
+        response.headers_mut().insert(WARNING, STALE);
+    }
+    response
 }
 
 /// An answer that is one line of text.

@@ -109,6 +109,25 @@ impl<'a> Endpoint<'a> {
         Some((kind, target, Some(account)))
     }
 
+    /// The repository that the path names, within its account.
+    pub(super) fn repository(self) -> Option<&'a str> {
+        match self {
+            Self::Repository { repository, .. }
+            | Self::Manifests { repository, .. }
+            | Self::Manifest { repository, .. }
+            | Self::TrivyReport { repository, .. }
+            | Self::Tag { repository, .. } => Some(repository),
+            Self::Accounts
+            | Self::Account(_)
+            | Self::Sublease(_)
+            | Self::ScanPolicies(_)
+            | Self::Repositories(_)
+            | Self::Peers
+            | Self::Quotas(_)
+            | Self::Audit => None,
+        }
+    }
+
     /// The account that the path names.
     pub(super) fn account(self) -> Option<&'a str> {
         self.target()?.2

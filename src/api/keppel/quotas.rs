@@ -29,7 +29,10 @@ fn authorize(call: &Call<'_>, tenant: &str, right: Right) -> Result<TenantId, Re
     let tenant = TenantId::parse(tenant).map_err(|error| Refusal::invalid("auth_tenant_id", &error))?;
     match call.visitor.has(right, &tenant) {
         true => Ok(tenant),
-        false => Err(Refusal::forbidden()),
+        false => {
+            let what = if right == Right::EditQuota { "change" } else { "see" };
+            Err(Refusal::forbidden(&format_args!("{what} the quota of auth tenant {tenant}")))
+        }
     }
 }
 

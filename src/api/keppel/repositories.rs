@@ -3,7 +3,7 @@ use http::StatusCode;
 use keppel_federation::vocabulary::RepositoryName;
 use serde_json::{Value, json};
 
-use super::{Answer, Call, Refusal, accounts::parse, document};
+use super::{Answer, Call, Refusal, accounts::parse, page};
 use crate::{
     auth::{Action, Right},
     metadata::ListedRepository,
@@ -13,11 +13,10 @@ use crate::{
 /// `GET /keppel/v1/accounts/<name>/repositories`: those of an account, page by page.
 pub(super) async fn list(call: &Call<'_>, account: &str) -> Answer {
     let (entry, _) = call.state.accounts().load(&parse(account)?)?;
-    call.require(Right::ViewAccount, &entry)?;
+    call.require_seen(&entry)?;
     let (after, limit) = (call.query("marker"), call.limit()?);
-    let page = call.state.registry().list_account_repositories(&entry.name, after.as_deref(), limit).await?;
-    let shown: Vec<Value> = page.items.iter().map(show).collect();
-    Ok(document(&json!({ "repositories": shown, "truncated": page.more })))
+    let found = call.state.registry().list_account_repositories(&entry.name, after.as_deref(), limit).await?;
+    Ok(page("repositories", &found, show))
 }
 
 /// `DELETE /keppel/v1/accounts/<name>/repositories/<repository>`: with all that it holds.
@@ -34,7 +33,8 @@ fn show(repository: &ListedRepository) -> Value {
         "manifest_count": repository.manifest_count,
         "tag_count": repository.tag_count,
         "size_bytes": repository.size_bytes,
-        "pushed_at": repository.pushed_at,
+        // Blobs alone make a repository; then no manifest was ever pushed.
+        "pushed_at": (repository.pushed_at != 0).then_some(repository.pushed_at),
     })
 }
 
@@ -59,7 +59,14 @@ pub(super) fn load(
     let sees_account = call.visitor.has(Right::ViewAccount, &entry.tenant);
     match (access.allows(action), access.allows(Action::Pull) || sees_account) {
         (true, _) => Ok(name),
-        (false, true) => Err(Refusal::forbidden()),
+        (false, true) => {
+            let what = match action {
+                Action::Pull => "see what is",
+                Action::Push => "push",
+                Action::Delete => "delete anything",
+            };
+            Err(Refusal::forbidden(&format_args!("{what} in repository {name}")))
+        }
         (false, false) => Err(AccountError::Unknown.into()),
     }
 }

@@ -90,6 +90,17 @@ impl Activity {
         written
     }
 
+    /// How many requests have begun, where none of them is being answered any more.
+    pub(super) fn answered(&self) -> Option<u64> {
+        let in_hand = self.handlers.load(Relaxed) > 0 || self.bodies.load(Relaxed) > 0;
+        (!in_hand).then(|| self.requests.load(Relaxed))
+    }
+
+    /// How many requests have begun.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
     pub(super) fn linger(&self) {
         self.lingering.store(true, Relaxed);
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderValue;
 use hyper::{Request, Response, body::Incoming, rt::Executor, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -20,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     ServerOptions,
     activity::{Activity, Stage, Verdict, Watch},
+    own_words::OwnWords,
     tls::Certificates,
     tracked::Tracked,
     transport::Transport,
@@ -81,6 +83,7 @@ pub(super) async fn serve<S, B>(
     activity: Arc<Activity>,
     builder: Arc<auto::Builder<TrackedExecutor>>,
     options: Arc<ServerOptions>,
+    client: HeaderValue,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Unpin + Send + 'static,
@@ -89,7 +92,7 @@ pub(super) async fn serve<S, B>(
 {
     let service = Tracked::new(service, activity.clone());
     let Some(certificates) = certificates else {
-        return drive(transport, service, &activity, &builder, &options).await;
+        return drive(OwnWords::new(transport, activity.clone(), client), service, &activity, &builder, &options).await;
     };
     let handshake = tokio_rustls::TlsAcceptor::from(certificates.current()).accept(transport);
     let mut handshake = pin!(tokio::time::timeout(options.handshake_timeout, handshake));
@@ -98,7 +101,9 @@ pub(super) async fn serve<S, B>(
         Stage::Draining | Stage::Aborted => Poll::Ready(None),
     });
     match handshake.await {
-        Some(Ok(Ok(stream))) => drive(stream, service, &activity, &builder, &options).await,
+        Some(Ok(Ok(stream))) => {
+            drive(OwnWords::new(stream, activity.clone(), client), service, &activity, &builder, &options).await;
+        }
         Some(Ok(Err(error))) => tracing::debug!(%error, "a TLS handshake failed"),
         Some(Err(_)) => tracing::debug!("a TLS handshake took too long"),
         None => {}

@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use http::HeaderValue;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream},
@@ -98,12 +99,13 @@ pub(super) enum Stream {
 
 impl Stream {
     /// Tells a plain-text client that there is no room, if that can be said at once.
-    pub(super) fn refuse(self) {
-        const NO_ROOM: &[u8] =
-            b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    pub(super) fn refuse(self, client: &HeaderValue) {
+        const NO_ROOM: &str =
+            "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n";
+        let answer = format!("{NO_ROOM}x-keppel-your-ip: {}\r\n\r\n", client.to_str().unwrap_or_default());
         let _ = match &self {
-            Self::Tcp(stream) => stream.try_write(NO_ROOM),
-            Self::Unix(stream) => stream.try_write(NO_ROOM),
+            Self::Tcp(stream) => stream.try_write(answer.as_bytes()),
+            Self::Unix(stream) => stream.try_write(answer.as_bytes()),
         };
     }
 }

@@ -8,6 +8,7 @@ mod activity;
 mod connection;
 mod error;
 mod listener;
+mod own_words;
 mod options;
 mod send_file;
 #[cfg(test)]
@@ -257,18 +258,20 @@ where
         pause = PAUSE_MIN;
         let Some(seat) = room.admit() else {
             if certificates.is_none() {
-                stream.refuse();
+                stream.refuse(&Peer::new(address, None).header);
             }
             continue;
         };
         let files = (certificates.is_none() && stream.takes_files()).then(FileSender::default);
         let transport = Transport::new(stream, seat.activity.clone(), files.clone());
-        let service = make_service(Peer::new(address, files));
+        let peer = Peer::new(address, files);
+        let client = peer.header.clone();
+        let service = make_service(peer);
         let certificates = certificates.clone();
         room.tasks.spawn(async move {
             let Seat { room, activity, .. } = &seat;
             let (builder, options) = (room.builder.clone(), room.options.clone());
-            connection::serve(transport, certificates, service, activity.clone(), builder, options).await;
+            connection::serve(transport, certificates, service, activity.clone(), builder, options, client).await;
         });
     }
 }

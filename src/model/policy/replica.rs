@@ -6,6 +6,9 @@ use super::{AccountSettings, PlatformFilter, RbacPolicy, TagPolicy, Validation};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReplicaSettings {
+    /// What its owners call the primary, where that is not the host of its API.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub upstream: String,
     /// Who may do what there. Changes of the account must be allowed by the primary's policies too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rbac_policies: Vec<RbacPolicy>,
@@ -25,6 +28,7 @@ impl ReplicaSettings {
     /// can be written back, and goes on following the primary.
     pub fn of(asked: &AccountSettings, primary: &AccountSettings) -> Self {
         Self {
+            upstream: String::new(),
             rbac_policies: own(&asked.rbac_policies, &primary.rbac_policies),
             tag_policies: own(&asked.tag_policies, &primary.tag_policies),
             validation: asked.validation.clone().filter(|own| primary.validation.as_ref() != Some(own)),

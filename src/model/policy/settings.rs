@@ -156,10 +156,25 @@ impl AccountSettings {
             (Some(new), Some(old)) if new.same_upstream(old) => new.inherit_password(old),
             _ => return Err(SettingsError::new("account.replication", "cannot be changed after the account was made")),
         }
+        self.check_credentials()?;
         self.security_scan_policies.clone_from(&current.security_scan_policies);
         self.eager_regions.clone_from(&current.eager_regions);
         self.replicas.clone_from(&current.replicas);
         Ok(self)
+    }
+
+    /// Refuses a user of the upstream without a password. Who only writes back what was shown is not asked for the one that
+    /// is kept: see [`Self::replacing`].
+    ///
+    /// # Errors
+    /// `account.replication.upstream.password`.
+    pub fn check_credentials(&self) -> Result<(), SettingsError> {
+        match self.upstream_credentials() {
+            Some((_, password)) if password.is_empty() => {
+                refuse("account", "replication.upstream.password", "must be set together with username")
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Whether the content comes from a registry outside the federation.

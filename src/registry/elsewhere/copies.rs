@@ -316,6 +316,11 @@ impl Copies {
         }
     }
 
+    /// Waits until a copy has moved, or so long. Cancel-safe.
+    pub(super) async fn await_news(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.whole.notified()).await;
+    }
+
     /// The copy is being listed: from here on, and its events begin at `base`.
     pub(super) fn listed(&self, account: &AccountName, next: ListPlace, base: Cursor) {
         if let Some(copy) = self.lock().moving(account) {

@@ -62,8 +62,10 @@ use super::{Inner, Manifest, ManifestTarget, Page, PutManifest, Registry, Regist
 
 /// Blobs of one pushed manifest that are fetched at a time.
 const FETCHES_PER_PUSH: usize = 4;
-/// How long a list waits for the first copy of an account.
+/// How long a list waits for the first copy of an account, and until that is up to date.
 const LISTING_PATIENCE: Duration = Duration::from_secs(3);
+/// How often it looks, where nothing is told.
+const FRESH_LOOK: Duration = Duration::from_millis(50);
 
 /// An account that another region decides about, and the way there.
 #[derive(Clone)]
@@ -107,6 +109,47 @@ impl Registry {
                 let reason = "this region has only begun to copy what there is: try again in a moment".to_owned();
                 Err(RegistryError::PrimaryUnreachable { account: account.clone(), region: primary.region, reason })
             }
+        }
+    }
+
+    /// A list that is read here of an account, whoever its primary is: marked where that cannot be asked whether there is
+    /// anything new. An empty one is not given like that: there may be something by now. The first who asks waits for a copy
+    /// for a while, and whoever comes as it is behind, until it is not.
+    pub(super) async fn list_here<T, F>(
+        &self,
+        account: &AccountName,
+        read: impl Fn() -> F,
+    ) -> Result<Page<T>, RegistryError>
+    where
+        F: Future<Output = Result<Page<T>, RegistryError>>,
+    {
+        let Some(Elsewhere { primary, upstream }) = self.inner.elsewhere(account) else {
+            return self.inner.as_primary(account, read()).await;
+        };
+        self.refuse_unless_listed_here(account).await?;
+        let (copies, node) = (&self.inner.copies, primary.node);
+        let since = tokio::time::Instant::now();
+        loop {
+            let before = copies.fresh(account, node);
+            let read = read().await;
+            if before.is_some() && before == copies.fresh(account, node) {
+                return read;
+            }
+            if !upstream.is_down(node) && since.elapsed() < LISTING_PATIENCE {
+                copies.await_news(FRESH_LOOK).await;
+                continue;
+            }
+            return match read {
+                Ok(page) if !page.items.is_empty() => {
+                    metrics::counter!("keppel_stale_answers_total").increment(1);
+                    Ok(Page { is_stale: true, ..page })
+                }
+                Ok(_) | Err(RegistryError::RepositoryUnknown { .. }) => {
+                    let reason = "there may be something by now that is not known here".to_owned();
+                    Err(RegistryError::PrimaryUnreachable { account: account.clone(), region: primary.region, reason })
+                }
+                Err(error) => Err(error),
+            };
         }
     }
 
