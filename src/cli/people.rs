@@ -30,7 +30,7 @@ struct Node {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Asks the node that runs on the data folder; a change holds in all regions at once. The users \
-                        count where auth.driver is \"local\".")]
+                        count where auth.driver is \"local\" or \"oidc\".")]
 pub(super) struct User {
     #[command(flatten)]
     node: Node,
@@ -126,7 +126,7 @@ enum UserCommand {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Asks the node that runs on the data folder; a change holds in all regions at once. The robots \
-                        count where auth.driver is \"local\"."
+                        count where auth.driver is \"local\" or \"oidc\"."
 )]
 pub(super) struct Robot {
     #[command(flatten)]

@@ -8,6 +8,7 @@ mod account_fields;
 mod audit;
 mod commands;
 mod contents;
+mod contract;
 mod doors;
 mod janitor;
 mod logins;

@@ -266,6 +266,14 @@ async fn a_replica_is_made_with_a_token_that_is_good_once_and_nothing_is_half_ma
     make(&ap, &replica, Some(&token)).await.expect(403, "was used already");
     assert_eq!(make(&us, &json!({}), None).await.expect(200, "").json(), made, "it need not be said again");
     make(&ap, &json!({}), None).await.expect(409, "claimed by region eu");
+    // A primary that is called by its region stays so.
+    for upstream in [json!("eu"), replica["replication"]["upstream"].clone()] {
+        let named = json!({"replication": {"strategy": "on_first_use", "upstream": upstream}});
+        let shown = make(&us, &named, None).await.expect(200, "").json();
+        assert_eq!(shown["account"]["replication"], named["replication"]);
+        assert_eq!(us.ask("GET", path, ada, None).await.json(), shown);
+        assert_eq!(make(&us, &json!({}), None).await.expect(200, "").json(), shown, "it need not be said again");
+    }
     us.ask("POST", &format!("{path}/sublease"), ada, None).await.expect(400, "is a replica here");
     // The primary shows no replication, and cannot go while a replica is attached.
     let shown = eu.ask("GET", path, ada, None).await.json();
@@ -286,5 +294,18 @@ async fn a_replica_is_made_with_a_token_that_is_good_once_and_nothing_is_half_ma
     let words = if refused.text.contains("majority") { "no majority of the federation" } else { "no decision within" };
     refused.expect(503, words);
     assert!(refused.headers.contains_key("retry-after"));
-    us.ask("GET", "/keppel/v1/accounts/late", ada, None).await.expect(404, "no such account");
+    // Whether there is such an account nobody can say now, in this API as little as to those who pull.
+    for (path, status) in [
+        ("/keppel/v1/accounts/late", 503),
+        ("/keppel/v1/accounts/late/repositories", 503),
+        ("/keppel/v1/accounts/late/repositories/web/_manifests", 503),
+        ("/v2/late/web/tags/list", 503),
+        ("/keppel/v1/accounts", 200),
+    ] {
+        let refused = us.ask("GET", path, ada, None).await;
+        assert_eq!((refused.status.as_u16(), refused.headers.contains_key("retry-after")), (status, status == 503));
+        if path.starts_with("/keppel") && status == 503 {
+            refused.expect(503, "account late");
+        }
+    }
 }

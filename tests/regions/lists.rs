@@ -88,6 +88,10 @@ async fn lists_are_marked_from_the_moment_a_region_is_alone_and_never_deny_what_
         let listed = answer.json()["manifests"].as_array().expect("a list").clone();
         listed.iter().map(|one| one["digest"].as_str().expect("a digest").to_owned()).collect()
     };
+    for path in ["/keppel/v1/accounts/acme/repositories", "/keppel/v1/accounts/acme/repositories/app/_manifests"] {
+        let listed = ap.client.get(path).await.expect(200);
+        assert!(listed.headers.get("warning").is_none(), "{path}");
+    }
     // As long as it may answer by itself, every new tag and referrer is in its lists at once.
     let mut known = vec![sbom.manifest.digest()];
     for number in 0..20 {
@@ -114,6 +118,27 @@ async fn lists_are_marked_from_the_moment_a_region_is_alone_and_never_deny_what_
         assert!(marked.header("warning").starts_with("110 "), "{path}: {:?}", marked.headers);
     }
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    // The lists of the API know no better: neither of what is elsewhere, nor of what was this region's own when last heard.
+    let (repositories, own) = ("/keppel/v1/accounts/acme/repositories", "/keppel/v1/accounts/local/repositories");
+    for (path, name) in [
+        (repositories, "repositories"),
+        ("/keppel/v1/accounts/acme/repositories/app/_manifests", "manifests"),
+        (own, "repositories"),
+        ("/keppel/v1/accounts/local/repositories/app/_manifests", "manifests"),
+    ] {
+        let marked = ap.client.get(path).await.expect(200);
+        assert!(marked.header("warning").starts_with("110 "), "{path}: {:?}", marked.headers);
+        assert!(!marked.json()[name].as_array().expect("a list").is_empty(), "{path}");
+    }
+    for path in [
+        "/keppel/v1/accounts/acme/repositories/none/_manifests",
+        "/keppel/v1/accounts/acme/repositories?marker=app",
+        "/keppel/v1/accounts/other/repositories",
+        "/keppel/v1/accounts/never/repositories",
+    ] {
+        let unknown = ap.client.get(path).await.expect(503);
+        assert!(!unknown.header("retry-after").is_empty(), "{path}");
+    }
     let listed = ap.client.get("/v2/_catalog").await.expect(200);
     assert_eq!(names(&listed), ["acme/app", "local/app"], "what it knows of");
     // What it never heard of it does not deny; nor does an empty list stand for what it cannot know.
