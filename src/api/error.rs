@@ -170,6 +170,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, Code::Unsupported, "there is no such endpoint in the distribution API")
     }
 
+    /// The host is that of an account, or of nothing, which has not all of this API.
+    pub(crate) fn not_at_this_host() -> Self {
+        Self::new(StatusCode::NOT_FOUND, Code::Unsupported, "there is no such endpoint at this host")
+    }
+
     /// The path is, but not with this method.
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
         let message = format!("this endpoint knows the methods {allow}");

@@ -175,7 +175,7 @@ impl hyper::service::Service<Request<Incoming>> for ApiService {
             Place::Account(_) if is_content || path == TOKEN_PATH => {}
             Place::Account(_) | Place::Nowhere => {
                 let exchange = Exchange::begin(&self.state, peer, request_id, started, Route::Other, &request);
-                let refusal = ApiError::no_such_endpoint();
+                let refusal = ApiError::not_at_this_host();
                 // Each interface has errors of a form of its own, here too.
                 let response = match path.starts_with("/keppel/") {
                     true => refusal.into_plain(&exchange.request_id),

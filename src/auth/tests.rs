@@ -81,7 +81,7 @@ async fn a_token_allows_what_was_asked_for_and_is_allowed_and_no_more() {
     assert_eq!(allowed(&auth, &header, "acme-prod/web"), [Action::Pull, Action::Push]);
     assert_eq!(allowed(&auth, &header, "acme-prod/api"), []);
     assert_eq!(allowed(&auth, &header, "other/web"), []);
-    let caller = auth.recall(Some(&header)).unwrap().unwrap();
+    let caller = auth.recall(Some(&*header)).unwrap().unwrap();
     assert!(!caller.may_list() && !caller.has(Right::ViewAccount, &"acme".parse().unwrap()));
     let request = TokenRequest::from_query("service=elsewhere", None).unwrap();
     assert!(matches!(auth.issue(request, home(), |_| None).await, Err(AuthError::BadRequest(_))));
@@ -91,13 +91,13 @@ async fn a_token_allows_what_was_asked_for_and_is_allowed_and_no_more() {
 async fn basic_credentials_are_checked_once_and_then_from_memory() {
     let Region { auth, .. } = region().await;
     let header = basic("alice", "swordfish");
-    assert!(auth.recall(Some(&header)).is_none());
-    auth.identify(Some(&header), home()).await.unwrap();
+    assert!(auth.recall(Some(&*header)).is_none());
+    auth.identify(Some(&*header), home()).await.unwrap();
     assert_eq!(allowed(&auth, &header, "acme-prod/web"), Action::ALL);
     assert_eq!(allowed(&auth, &header, "other/web"), []);
     for (username, secret) in [("alice", "wrong"), ("nobody", "swordfish")] {
         assert_eq!(
-            auth.identify(Some(&basic(username, secret)), home()).await.unwrap_err(),
+            auth.identify(Some(&*basic(username, secret)), home()).await.unwrap_err(),
             AuthError::InvalidCredentials
         );
     }
@@ -114,7 +114,7 @@ async fn nobody_known_gets_what_anonymous_policies_grant() {
     let header = format!("Bearer {}", token_for(&auth, query, None).await.token);
     assert_eq!(allowed(&auth, &header, "acme-prod/public/web"), [Action::Pull]);
     assert_eq!(allowed(&auth, &header, "acme-prod/web"), []);
-    assert!(!auth.recall(Some(&header)).unwrap().unwrap().may_list());
+    assert!(!auth.recall(Some(&*header)).unwrap().unwrap().may_list());
     // A policy that changes decides at once, for tokens that are out too.
     put_account(&records, "acme-prod", "acme", json!({}));
     assert_eq!(allowed(&auth, &header, "acme-prod/public/web"), []);
@@ -123,7 +123,7 @@ async fn nobody_known_gets_what_anonymous_policies_grant() {
 #[tokio::test]
 async fn hidden_and_absent_repositories_look_the_same() {
     let Region { auth, .. } = region().await;
-    let caller = auth.identify(Some(&basic("alice", "swordfish")), home()).await.unwrap();
+    let caller = auth.identify(Some(&*basic("alice", "swordfish")), home()).await.unwrap();
     for caller in [&caller, &auth.identify(None, home()).await.unwrap()] {
         let access = |name: &str| auth.access(caller, &name.parse().unwrap(), home());
         assert_eq!(access("other/web"), access("absent/web"));
@@ -147,7 +147,7 @@ async fn refresh_tokens_give_access_in_every_region_until_the_user_is_revoked() 
     assert_eq!(fresh.scope.as_deref(), Some("repository:acme-prod/web:pull"));
     let header = format!("Bearer {}", fresh.token);
     assert_eq!(allowed(&auth, &header, "acme-prod/web"), [Action::Pull]);
-    assert!(auth.recall(Some(&format!("Bearer {refresh}"))).unwrap().is_err(), "a refresh token opens nothing itself");
+    assert!(auth.recall(Some(&*format!("Bearer {refresh}"))).unwrap().is_err(), "a refresh token opens nothing itself");
 
     let record = records.get(super::RecordKind::User, "user:alice").unwrap();
     let mut alice = UserDocument::from_bytes(&record.body).unwrap();
@@ -155,11 +155,11 @@ async fn refresh_tokens_give_access_in_every_region_until_the_user_is_revoked() 
     records.put(RecordKind::User, "user:alice", alice.to_bytes());
     for auth in [&auth, &elsewhere] {
         assert_eq!(exchange(auth).await.unwrap_err(), AuthError::Token(TokenError::Revoked));
-        assert_eq!(auth.recall(Some(&header)).unwrap().unwrap_err(), AuthError::Token(TokenError::Revoked));
+        assert_eq!(auth.recall(Some(&*header)).unwrap().unwrap_err(), AuthError::Token(TokenError::Revoked));
     }
     records.remove(RecordKind::User, "user:alice");
-    assert!(auth.recall(Some(&header)).unwrap().is_err());
-    assert!(auth.recall(Some(&basic("alice", "swordfish"))).is_none_or(|verdict| verdict.is_err()));
+    assert!(auth.recall(Some(&*header)).unwrap().is_err());
+    assert!(auth.recall(Some(&*basic("alice", "swordfish"))).is_none_or(|verdict| verdict.is_err()));
 }
 
 #[tokio::test]
@@ -173,10 +173,10 @@ async fn tokens_of_somebody_who_was_removed_are_good_for_nobody_who_gets_the_nam
     people.carry_out(add("bob", false)).await.unwrap();
     let response = token_for(&auth, "offline_token=true&scope=keppel:api:*", Some(("bob", "swordfish"))).await;
     let (access, refresh) = (format!("Bearer {}", response.token), response.refresh_token.unwrap());
-    assert!(auth.recall(Some(&access)).unwrap().is_ok());
+    assert!(auth.recall(Some(&*access)).unwrap().is_ok());
     people.carry_out(PeopleRequest::RemoveUser { name: "bob".into() }).await.unwrap();
     people.carry_out(add("bob", true)).await.unwrap();
-    assert_eq!(auth.recall(Some(&access)).unwrap().unwrap_err(), AuthError::Token(TokenError::Revoked));
+    assert_eq!(auth.recall(Some(&*access)).unwrap().unwrap_err(), AuthError::Token(TokenError::Revoked));
     let form = format!("grant_type=refresh_token&refresh_token={refresh}");
     let request = TokenRequest::from_form(form.as_bytes(), None).unwrap();
     let again = auth.issue(request, home(), |name| RepositoryName::parse(name).ok()).await;
@@ -272,11 +272,11 @@ async fn a_robot_token_ends_with_its_secret_and_reaches_its_own_tenant_only() {
     let next = robot.rotate_secret(NOW, 100);
     records.put(RecordKind::User, "robot:acme+ci", robot.to_bytes());
     clock.advance(99);
-    assert!(auth.recall(Some(&header)).unwrap().is_ok());
+    assert!(auth.recall(Some(&*header)).unwrap().is_ok());
     clock.advance(1);
-    assert!(auth.recall(Some(&header)).unwrap().is_err(), "the secret that the token came from has ended");
-    assert!(auth.identify(Some(&basic("acme+ci", next.reveal())), home()).await.is_ok());
-    assert!(auth.identify(Some(&basic("acme+ci", secret.reveal())), home()).await.is_err());
+    assert!(auth.recall(Some(&*header)).unwrap().is_err(), "the secret that the token came from has ended");
+    assert!(auth.identify(Some(&*basic("acme+ci", next.reveal())), home()).await.is_ok());
+    assert!(auth.identify(Some(&*basic("acme+ci", secret.reveal())), home()).await.is_err());
 }
 
 #[tokio::test]
@@ -284,7 +284,7 @@ async fn policies_that_cannot_be_used_close_an_account() {
     let Region { auth, records, .. } = region().await;
     records.put_account("acme-prod".parse().unwrap(), "acme".parse().unwrap(), b"{broken".to_vec());
     let header = basic("alice", "swordfish");
-    auth.identify(Some(&header), home()).await.unwrap();
+    auth.identify(Some(&*header), home()).await.unwrap();
     assert_eq!(allowed(&auth, &header, "acme-prod/web"), []);
     assert!(auth.account(&"acme-prod".parse().unwrap()).is_none());
 }

@@ -70,7 +70,8 @@ pub(super) async fn get(call: &Call<'_>, name: &str, reference: &str) -> Answer 
 pub(super) fn respond(state: &ApiState, manifest: &Manifest, headers: &HeaderMap, is_head: bool) -> Answer {
     if !conditional::accepts(headers, &manifest.media_type) {
         let media_type = String::from_utf8_lossy(&manifest.media_type);
-        let message = format!("the manifest has the media type {media_type}, which the Accept header does not list");
+        let digest = String::from_utf8_lossy(&manifest.digest_text);
+        let message = format!("manifest {digest} has the media type {media_type}, which the Accept header does not list");
         return Err(ApiError::new(StatusCode::NOT_ACCEPTABLE, Code::ManifestUnknown, message));
     }
     if !is_head && headers.get(NO_COUNT).is_none_or(|value| value != "1") {

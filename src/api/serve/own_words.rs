@@ -117,3 +117,78 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for OwnWords<IO> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    const REFUSAL: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+    const COMPLETE: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nx-keppel-your-ip: 192.0.2.1\r\n\r\n";
+
+    /// Through a pipe that takes few bytes at a time.
+    fn words() -> (OwnWords<DuplexStream>, DuplexStream, Arc<Activity>) {
+        let (stream, other) = tokio::io::duplex(7);
+        let activity = Arc::new(Activity::new());
+        (OwnWords::new(stream, activity.clone(), HeaderValue::from_static("192.0.2.1")), other, activity)
+    }
+
+    async fn written(mut words: OwnWords<DuplexStream>, mut other: DuplexStream, bytes: &'static [u8]) -> Vec<u8> {
+        let write = tokio::spawn(async move {
+            words.write_all(bytes).await.unwrap();
+            words.flush().await.unwrap();
+        });
+        let mut all = Vec::new();
+        other.read_to_end(&mut all).await.unwrap();
+        write.await.unwrap();
+        all
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_the_library_is_completed_however_few_bytes_go_at_a_time() {
+        let (words, other, _) = words();
+        assert_eq!(written(words, other, REFUSAL).await, COMPLETE);
+    }
+
+    #[tokio::test]
+    async fn after_all_of_our_answers_were_flushed_too() {
+        let (mut words, mut other, activity) = words();
+        let guard = activity.begin_request(false);
+        words.write_all(b"answer").await.unwrap();
+        drop(guard);
+        words.flush().await.unwrap();
+        other.read_exact(&mut [0; 6]).await.unwrap();
+        assert_eq!(written(words, other, REFUSAL).await, COMPLETE);
+    }
+
+    #[tokio::test]
+    async fn what_may_be_ours_is_left_as_it_is() {
+        // Nothing has been flushed since.
+        let (mut words_of, mut other, activity) = words();
+        drop(activity.begin_request(false));
+        words_of.write_all(b"answer").await.unwrap();
+        other.read_exact(&mut [0; 6]).await.unwrap();
+        assert_eq!(written(words_of, other, REFUSAL).await, REFUSAL);
+        // A request has begun since, whether it has been answered or not.
+        let (mut words_of, other, activity) = words();
+        words_of.flush().await.unwrap();
+        drop(activity.begin_request(false));
+        assert_eq!(written(words_of, other, REFUSAL).await, REFUSAL);
+        // An answer was being sent when what there was of it was flushed.
+        let (mut words_of, other, activity) = words();
+        let guard = activity.begin_request(false);
+        let body = guard.answered();
+        drop(guard);
+        words_of.flush().await.unwrap();
+        drop(body);
+        assert_eq!(written(words_of, other, REFUSAL).await, REFUSAL);
+    }
+
+    #[tokio::test]
+    async fn frames_of_http2_are_left_as_they_are() {
+        const FRAME: &[u8] = b"\x00\x00\x00\x04\x01\x00\x00\x00\x00\r\n\r\n";
+        let (words, other, _) = words();
+        assert_eq!(written(words, other, FRAME).await, FRAME);
+    }
+}

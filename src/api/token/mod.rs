@@ -113,10 +113,10 @@ fn refuse(error: &AuthError) -> Response {
         AuthError::Overloaded => (StatusCode::TOO_MANY_REQUESTS, Some((RETRY_AFTER, HeaderValue::from_static("1")))),
         AuthError::Unavailable(cause) => {
             tracing::error!(cause, "credentials could not be checked");
-            return plain(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the credentials cannot be checked at the moment; try again",
-            );
+            let reason = "the credentials cannot be checked at the moment; try again";
+            let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, reason);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            return response;
         }
     };
     let mut response = plain(status, &error.to_string());
