@@ -226,11 +226,9 @@ impl ApiError {
             AuthError::InvalidCredentials | AuthError::Token(_) | AuthError::BadHeader(_) => {
                 Self::new(S::UNAUTHORIZED, Code::Unauthorized, error.to_string()).challenging(challenge)
             }
-            AuthError::Overloaded => {
-                Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, error.to_string())
-                    .detail(json!({ "action": "logins", "retry_after": RETRY_SOON.as_secs() }))
-                    .retry_after(RETRY_SOON)
-            }
+            AuthError::Overloaded => Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, error.to_string())
+                .detail(json!({ "action": "logins", "retry_after": RETRY_SOON.as_secs() }))
+                .retry_after(RETRY_SOON),
             AuthError::BadRequest(_) | AuthError::Scope(_) => {
                 Self::new(S::BAD_REQUEST, Code::Unsupported, error.to_string())
             }

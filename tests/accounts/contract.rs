@@ -26,10 +26,9 @@ fn refusal(answer: &Reply, status: u16, code: &str) -> Value {
 #[tokio::test]
 async fn subleases_are_issued_for_primaries_only() {
     let site = Site::start();
-    let issue = async |account: &str| {
-        site.ask("POST", &format!("/keppel/v1/accounts/{account}/sublease"), "ada").await
-    };
-    let mirror = json!({"replication": {"strategy": "from_external_on_first_use", "upstream": {"url": "r.example.org"}}});
+    let issue = async |account: &str| site.ask("POST", &format!("/keppel/v1/accounts/{account}/sublease"), "ada").await;
+    let mirror =
+        json!({"replication": {"strategy": "from_external_on_first_use", "upstream": {"url": "r.example.org"}}});
     site.put_account("acme-mirror", "ada", mirror).await.expect(200, "");
     issue("acme-mirror").await.expect(400, "account acme-mirror is a replica itself, of r.example.org");
     site.put_account("acme-prod", "ada", json!({})).await.expect(200, "");
@@ -130,7 +129,10 @@ async fn refusals_say_what_was_refused_and_nothing_of_what_is_hidden() {
             let answer = site.ask(method, &format!("/v2/{account}/web/manifests/v1"), "stan").await;
             let entry = refusal(&answer, 403, "DENIED");
             assert_eq!(entry["detail"], json!({"scope": format!("repository:{account}/web:{action}")}));
-            assert!(entry["message"].as_str().unwrap().contains(&format!("{account}/web may not be {verb}")), "{entry}");
+            assert!(
+                entry["message"].as_str().unwrap().contains(&format!("{account}/web may not be {verb}")),
+                "{entry}"
+            );
             answer.text.replace(account, "it")
         };
         assert_eq!(ask("acme-prod").await, ask("acme-none").await, "{method}");
@@ -176,8 +178,20 @@ async fn errors_of_the_distribution_api_say_what_was_needed_and_how_much_there_m
 #[tokio::test]
 async fn every_answer_says_from_which_address_it_was_asked() {
     let site = Site::start();
-    for path in ["/", "/v2", "/v2/", "/v2/what", "/v2/a%2fb/tags/list", "/keppel", "/keppel/v1", "/keppel/v1/auth",
-                 "/keppel/v1/x", "/keppel/v1/%ff", "/health/live", "/metrics"] {
+    for path in [
+        "/",
+        "/v2",
+        "/v2/",
+        "/v2/what",
+        "/v2/a%2fb/tags/list",
+        "/keppel",
+        "/keppel/v1",
+        "/keppel/v1/auth",
+        "/keppel/v1/x",
+        "/keppel/v1/%ff",
+        "/health/live",
+        "/metrics",
+    ] {
         for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"] {
             let answer = site.ask(method, path, "").await;
             assert_eq!(answer.headers.get("x-keppel-your-ip").unwrap(), "127.0.0.1", "{method} {path}");
@@ -202,7 +216,10 @@ async fn every_answer_says_from_which_address_it_was_asked() {
         // After an answer to a request that could be read, too.
         let good = "GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n";
         let both = raw(&site, format!("{good}{head}").as_bytes()).await;
-        assert!(both.starts_with("http/1.1 200 ") && both.contains(&format!("http/1.1 {status} ")), "{short:?}: {both}");
+        assert!(
+            both.starts_with("http/1.1 200 ") && both.contains(&format!("http/1.1 {status} ")),
+            "{short:?}: {both}"
+        );
         assert_eq!(both.matches("x-keppel-your-ip: 127.0.0.1\r\n").count(), 2, "{short:?}: {both}");
     }
 }

@@ -287,6 +287,7 @@ async fn a_replica_is_made_with_a_token_that_is_good_once_and_nothing_is_half_ma
     })
     .await;
 
+    assert!(!us.ask("GET", "/keppel/v1/accounts", ada, None).await.headers.contains_key("warning"));
     // Without a majority nothing is claimed, and nothing is left of the try.
     eu.process.kill();
     ap.process.kill();
@@ -300,9 +301,11 @@ async fn a_replica_is_made_with_a_token_that_is_good_once_and_nothing_is_half_ma
         ("/keppel/v1/accounts/late/repositories", 503),
         ("/keppel/v1/accounts/late/repositories/web/_manifests", 503),
         ("/keppel/v1/accounts", 200),
+        ("/keppel/v1/quotas/acme", 200),
     ] {
         let refused = us.ask("GET", path, ada, None).await;
         assert_eq!((refused.status.as_u16(), refused.headers.contains_key("retry-after")), (status, status == 503));
+        assert_eq!(refused.headers.contains_key("warning"), status == 200, "{path}: what it knows may be old");
         if status == 503 {
             refused.expect(503, "account late");
         }

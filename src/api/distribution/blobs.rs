@@ -49,7 +49,8 @@ pub(super) async fn get(call: &Call<'_>, name: &str, digest: &str) -> Answer {
     if let Some(standing) = passing_through(call, &repository.account(), amount) {
         standing.set_headers(response.headers_mut());
         if standing.retry_seconds.is_some() {
-            let mut refusal = ApiError::too_many_requests(repository.account_str(), &standing).into_response(call.request_id);
+            let mut refusal =
+                ApiError::too_many_requests(repository.account_str(), &standing).into_response(call.request_id);
             standing.set_headers(refusal.headers_mut());
             return Ok(refusal);
         }

@@ -71,7 +71,8 @@ pub(super) fn respond(state: &ApiState, manifest: &Manifest, headers: &HeaderMap
     if !conditional::accepts(headers, &manifest.media_type) {
         let media_type = String::from_utf8_lossy(&manifest.media_type);
         let digest = String::from_utf8_lossy(&manifest.digest_text);
-        let message = format!("manifest {digest} has the media type {media_type}, which the Accept header does not list");
+        let message =
+            format!("manifest {digest} has the media type {media_type}, which the Accept header does not list");
         return Err(ApiError::new(StatusCode::NOT_ACCEPTABLE, Code::ManifestUnknown, message));
     }
     if !is_head && headers.get(NO_COUNT).is_none_or(|value| value != "1") {

@@ -256,7 +256,8 @@ async fn dispatch(state: &ApiState, peer: &Peer, request_id: &HeaderValue, reque
 async fn know_the_account(state: &ApiState, visitor: &Visitor<'_>, endpoint: Endpoint<'_>) -> Result<(), Refusal> {
     let Some(account) = endpoint.account().and_then(|account| AccountName::parse(account).ok()) else { return Ok(()) };
     let is_seen = state.accounts().tenant_of(&account).is_some_and(|tenant| {
-        let repository = endpoint.repository().and_then(|path| RepositoryName::parse(&format!("{account}/{path}")).ok());
+        let repository =
+            endpoint.repository().and_then(|path| RepositoryName::parse(&format!("{account}/{path}")).ok());
         let within = || repository.is_some_and(|repository| visitor.api_access(&repository).see);
         visitor.has(Right::ViewAccount, &tenant) || within()
     });
@@ -311,28 +312,39 @@ async fn carry_out(
         know_the_account(state, visitor, endpoint).await?;
     }
     let call = Call { state, visitor, parts, body, request_id };
-    match (endpoint, &parts.method) {
-        (Endpoint::Audit, _) => audit::list(&call).await,
-        (Endpoint::Accounts, _) => Ok(accounts::list(&call)),
-        (Endpoint::Account(name), &Method::PUT) => accounts::put(&call, name).await,
-        (Endpoint::Account(name), &Method::DELETE) => accounts::delete(&call, name).await,
-        (Endpoint::Account(name), _) => accounts::get(&call, name),
-        (Endpoint::Sublease(name), _) => accounts::post_sublease(&call, name).await,
-        (Endpoint::ScanPolicies(name), &Method::PUT) => scan_policies::put(&call, name).await,
-        (Endpoint::ScanPolicies(name), _) => scan_policies::get(&call, name),
-        (Endpoint::Repositories(name), _) => repositories::list(&call, name).await,
-        (Endpoint::Repository { account, repository }, _) => repositories::delete(&call, account, repository).await,
-        (Endpoint::Manifests { account, repository }, _) => manifests::list(&call, account, repository).await,
+    // What all regions agree on may have changed where this node does not hear of it.
+    let is_looked_up = endpoint.is_agreed_on() && endpoint.reads(&parts.method);
+    let may_be_old = is_looked_up && !state.registry().is_confirmed().await;
+    let mut response = handle(&call, endpoint, &parts.method).await?;
+    if may_be_old {
+        response.headers_mut().insert(WARNING, STALE);
+    }
+    Ok(response)
+}
+
+async fn handle(call: &Call<'_>, endpoint: Endpoint<'_>, method: &Method) -> Answer {
+    match (endpoint, method) {
+        (Endpoint::Audit, _) => audit::list(call).await,
+        (Endpoint::Accounts, _) => Ok(accounts::list(call)),
+        (Endpoint::Account(name), &Method::PUT) => accounts::put(call, name).await,
+        (Endpoint::Account(name), &Method::DELETE) => accounts::delete(call, name).await,
+        (Endpoint::Account(name), _) => accounts::get(call, name),
+        (Endpoint::Sublease(name), _) => accounts::post_sublease(call, name).await,
+        (Endpoint::ScanPolicies(name), &Method::PUT) => scan_policies::put(call, name).await,
+        (Endpoint::ScanPolicies(name), _) => scan_policies::get(call, name),
+        (Endpoint::Repositories(name), _) => repositories::list(call, name).await,
+        (Endpoint::Repository { account, repository }, _) => repositories::delete(call, account, repository).await,
+        (Endpoint::Manifests { account, repository }, _) => manifests::list(call, account, repository).await,
         (Endpoint::Manifest { account, repository, digest }, _) => {
-            manifests::delete(&call, account, repository, digest).await
+            manifests::delete(call, account, repository, digest).await
         }
         (Endpoint::TrivyReport { account, repository, digest }, _) => {
-            manifests::get_report(&call, account, repository, digest).await
+            manifests::get_report(call, account, repository, digest).await
         }
-        (Endpoint::Tag { account, repository, tag }, _) => manifests::delete_tag(&call, account, repository, tag).await,
-        (Endpoint::Peers, _) => Ok(peers::list(&call)),
-        (Endpoint::Quotas(tenant), &Method::PUT) => quotas::put(&call, tenant).await,
-        (Endpoint::Quotas(tenant), _) => quotas::get(&call, tenant).await,
+        (Endpoint::Tag { account, repository, tag }, _) => manifests::delete_tag(call, account, repository, tag).await,
+        (Endpoint::Peers, _) => Ok(peers::list(call)),
+        (Endpoint::Quotas(tenant), &Method::PUT) => quotas::put(call, tenant).await,
+        (Endpoint::Quotas(tenant), _) => quotas::get(call, tenant).await,
     }
 }
 

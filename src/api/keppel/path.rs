@@ -109,6 +109,16 @@ impl<'a> Endpoint<'a> {
         Some((kind, target, Some(account)))
     }
 
+    /// Whether it is about what all regions agree on, and not about content.
+    pub(super) fn is_agreed_on(self) -> bool {
+        matches!(self, Self::Accounts | Self::Account(_) | Self::ScanPolicies(_) | Self::Quotas(_))
+    }
+
+    /// Whether a method changes nothing.
+    pub(super) fn reads(self, method: &Method) -> bool {
+        matches!(self.action(method), Action::Pull)
+    }
+
     /// The repository that the path names, within its account.
     pub(super) fn repository(self) -> Option<&'a str> {
         match self {

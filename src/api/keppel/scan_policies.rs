@@ -1,7 +1,10 @@
 use serde_json::json;
 
 use super::{Answer, Call, accounts::parse, document};
-use crate::{model::policy::AccountSettings, registry::{AccountError, Requester}};
+use crate::{
+    model::policy::AccountSettings,
+    registry::{AccountError, Requester},
+};
 
 /// `GET /keppel/v1/accounts/<name>/security_scan_policies`.
 pub(super) fn get(call: &Call<'_>, name: &str) -> Answer {

@@ -8,8 +8,8 @@ mod activity;
 mod connection;
 mod error;
 mod listener;
-mod own_words;
 mod options;
+mod own_words;
 mod send_file;
 #[cfg(test)]
 mod tests;

@@ -278,6 +278,14 @@ impl Inner {
 }
 
 impl Registry {
+    /// Whether what this node knows of accounts was confirmed by a majority of the federation within the time of a lease;
+    /// asks where it was not.
+    ///
+    /// Cancel safety: may be dropped.
+    pub async fn is_confirmed(&self) -> bool {
+        self.inner.confirm_authority().await
+    }
+
     /// Remembers whom a former process may have granted leases, so that nothing is acknowledged behind their backs.
     /// Called once, before the registry serves.
     ///
