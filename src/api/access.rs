@@ -133,7 +133,15 @@ impl<'a> Visitor<'a> {
             (true, _, _) => Ok(()),
             (false, true, _) => Err(self.unauthorized(scope, None)),
             (false, false, true) => Err(self.unauthorized(scope, Some(ChallengeError::InsufficientScope))),
-            (false, false, false) => Err(ApiError::denied(scope)),
+            (false, false, false) => Err(ApiError::denied(scope, self.sees(scope))),
+        }
+    }
+
+    /// Whether they may know that what a request is about exists.
+    fn sees(&self, scope: Scope<'_>) -> bool {
+        match scope {
+            Scope::Repository { name, .. } => self.parse(name).is_ok_and(|repository| self.access(&repository).see),
+            Scope::Base | Scope::Catalog | Scope::Api { .. } => true,
         }
     }
 

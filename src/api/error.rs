@@ -196,8 +196,9 @@ impl ApiError {
         self.header(WWW_AUTHENTICATE, challenge.to_string()).detail(detail)
     }
 
-    /// Who is there is known, and may not. Says what was asked for, and nothing about whether it exists.
-    pub(crate) fn denied(scope: Scope<'_>) -> Self {
+    /// Who is there is known, and may not. Says what was asked for, and nothing about whether that exists unless they may
+    /// know (`seen`).
+    pub(crate) fn denied(scope: Scope<'_>, seen: bool) -> Self {
         let what = match scope {
             Scope::Base => "this registry may not be used".to_owned(),
             Scope::Catalog => "repositories may not be listed".to_owned(),
@@ -208,7 +209,8 @@ impl ApiError {
                     Action::Push => "pushed to",
                     Action::Delete => "deleted from",
                 };
-                format!("{name} may not be {verb}, or does not exist")
+                let or_absent = if seen { "" } else { ", or does not exist" };
+                format!("{name} may not be {verb}{or_absent}")
             }
         };
         let message = format!("requested access to the resource is denied: {what}");

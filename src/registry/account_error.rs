@@ -60,8 +60,10 @@ pub enum AccountError {
         regions: Vec<String>,
     },
     /// This node is not primary for it.
-    #[error("account {name} is a replica here; its primary is in region {region}")]
+    #[error("account {name} is {role} here; its primary is in region {region}")]
     NotPrimary {
+        /// What it is to this node.
+        role: &'static str,
         /// The account.
         name: AccountName,
         /// The region that is primary.

@@ -109,14 +109,16 @@ impl Accounts {
         self.book.get(name).map(|entry| entry.tenant)
     }
 
-    /// The other nodes, with how far the copies of their accounts here are behind.
+    /// The other nodes in the order of their names, with how far the copies of their accounts here are behind.
     pub fn peers(&self) -> Vec<(PeerEntry, CopyLag)> {
         let copies = self.registry.copy_status();
         let with_lag = |peer: PeerEntry| {
             let lag = CopyLag::of(peer.node, &copies);
             (peer, lag)
         };
-        self.book.peers().into_iter().map(with_lag).collect()
+        let mut peers: Vec<_> = self.book.peers().into_iter().map(with_lag).collect();
+        peers.sort_unstable_by(|(a, _), (b, _)| (&a.hostname, a.node).cmp(&(&b.hostname, b.node)));
+        peers
     }
 
     /// Makes an account, or changes its settings. Asked again with the same settings, the answer is the same. A name whose
@@ -307,7 +309,8 @@ impl Accounts {
     pub async fn issue_sublease(&self, name: &AccountName) -> Result<String, AccountError> {
         let entry = self.book.get(name).ok_or(AccountError::Unknown)?;
         if !entry.is_ours {
-            return Err(AccountError::NotPrimary { name: name.clone(), region: entry.region });
+            let role = if entry.is_replica_here { "a replica" } else { "no primary" };
+            return Err(AccountError::NotPrimary { role, name: name.clone(), region: entry.region });
         }
         if let Some(upstream) = AccountSettings::from_stored(&entry.settings)?.external_upstream() {
             return Err(AccountError::Mirror { name: name.clone(), upstream: upstream.to_owned() });

@@ -40,13 +40,16 @@ impl Inner {
 
     /// Refuses a push to an account whose content comes from a registry outside, in every region.
     pub(super) fn refuse_mirror(&self, account: &AccountName) -> Result<(), RegistryError> {
-        let rules = self.claims.rules(account).and_then(|rules| rules.policies);
-        match rules.as_ref().and_then(|policies| policies.external_upstream()) {
+        match self.outside(account) {
             None => Ok(()),
-            Some(upstream) => {
-                Err(RegistryError::ExternalReplica { account: account.clone(), upstream: upstream.to_owned() })
-            }
+            Some(upstream) => Err(RegistryError::ExternalReplica { account: account.clone(), upstream }),
         }
+    }
+
+    /// The registry outside that an account's content comes from, in every region.
+    pub(super) fn outside(&self, account: &AccountName) -> Option<String> {
+        let policies = self.claims.rules(account).and_then(|rules| rules.policies)?;
+        policies.external_upstream().map(str::to_owned)
     }
 
     /// Refuses a push to an account whose tenant may hold no more; called before any byte is taken.

@@ -229,7 +229,9 @@ async fn a_replica_is_made_with_a_token_that_is_good_once_and_nothing_is_half_ma
     eu.put_account("acme-prod", ada, policies.clone()).await.expect(200, "");
     let path = "/keppel/v1/accounts/acme-prod";
     within(ONE_SECOND, "it is known", async || us.ask("GET", path, ada, None).await.status == 200).await;
-    us.ask("POST", &format!("{path}/sublease"), ada, None).await.expect(400, "its primary is in region eu");
+    us.ask("POST", &format!("{path}/sublease"), ada, None)
+        .await
+        .expect(400, "is no primary here; its primary is in region eu");
     let issue = async || {
         let issued = eu.ask("POST", &format!("{path}/sublease"), ada, None).await;
         issued.expect(200, "").json()["sublease_token"].as_str().expect("a token").to_owned()
@@ -238,6 +240,7 @@ async fn a_replica_is_made_with_a_token_that_is_good_once_and_nothing_is_half_ma
         let peers = us.ask("GET", "/keppel/v1/peers", ada, None).await.json();
         let all = peers["peers"].as_array().expect("a list").clone();
         assert_eq!(all.len(), 2, "{peers}");
+        assert!(all[0]["hostname"].as_str() < all[1]["hostname"].as_str(), "in order: {peers}");
         let eu = all.iter().find(|peer| peer["region"] == "eu").expect("it is there").clone();
         eu["hostname"].as_str().expect("a host").to_owned()
     };

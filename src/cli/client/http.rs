@@ -137,6 +137,9 @@ impl Client {
     async fn send(&self, request: RequestBuilder) -> Result<Value, Failure> {
         let response = request.send().await.map_err(|error| unreachable_server(&self.server, error))?;
         let status = response.status();
+        if response.headers().get("warning").is_some_and(|mark| mark.as_bytes().starts_with(b"110 ")) {
+            eprintln!("note: {} cannot ask other regions now; this may be old", self.server);
+        }
         let text = response.text().await.map_err(|error| unreachable_server(&self.server, error))?;
         if !status.is_success() {
             return Err(failure(refusal(&self.server, status, &text, matches!(self.proof, Proof::None))));

@@ -114,7 +114,8 @@ impl Registry {
 
     /// A list that is read here of an account, whoever its primary is: marked where that cannot be asked whether there is
     /// anything new. An empty one is not given like that: there may be something by now. The first who asks waits for a copy
-    /// for a while, and whoever comes as it is behind, until it is not.
+    /// for a while, and whoever comes as it is behind, until it is not. A mirror is copied nowhere: of that there is what was
+    /// pulled here.
     pub(super) async fn list_here<T, F>(
         &self,
         account: &AccountName,
@@ -126,6 +127,21 @@ impl Registry {
         let Some(Elsewhere { primary, upstream }) = self.inner.elsewhere(account) else {
             return self.inner.as_primary(account, read()).await;
         };
+        let as_known = |read: Result<Page<T>, RegistryError>, reason: &str| match read {
+            Ok(page) if !page.items.is_empty() => {
+                metrics::counter!("keppel_stale_answers_total").increment(1);
+                Ok(Page { is_stale: true, ..page })
+            }
+            Ok(_) | Err(RegistryError::RepositoryUnknown { .. }) => {
+                let (account, region, reason) = (account.clone(), primary.region.clone(), reason.to_owned());
+                Err(RegistryError::PrimaryUnreachable { account, region, reason })
+            }
+            Err(error) => Err(error),
+        };
+        if self.inner.outside(account).is_some() {
+            let reason = "of a mirror each region lists what was pulled there, and here there was nothing: ask there";
+            return as_known(read().await, reason);
+        }
         self.refuse_unless_listed_here(account).await?;
         let (copies, node) = (&self.inner.copies, primary.node);
         let since = tokio::time::Instant::now();
@@ -139,17 +155,7 @@ impl Registry {
                 copies.await_news(FRESH_LOOK).await;
                 continue;
             }
-            return match read {
-                Ok(page) if !page.items.is_empty() => {
-                    metrics::counter!("keppel_stale_answers_total").increment(1);
-                    Ok(Page { is_stale: true, ..page })
-                }
-                Ok(_) | Err(RegistryError::RepositoryUnknown { .. }) => {
-                    let reason = "there may be something by now that is not known here".to_owned();
-                    Err(RegistryError::PrimaryUnreachable { account: account.clone(), region: primary.region, reason })
-                }
-                Err(error) => Err(error),
-            };
+            return as_known(read, "there may be something by now that is not known here");
         }
     }
 
