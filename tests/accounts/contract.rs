@@ -283,7 +283,6 @@ async fn a_managed_policy_is_changed_by_its_manager_and_by_operators() {
     let taken = site.put(path, "root", policy("$REQUESTER")).await.expect(200, "").json();
     assert_eq!(taken["policies"][0]["managed_by_user"], "root");
     site.put(path, "ada", policy("ada")).await.expect(403, "policies[0]: is managed by user \"root\"");
-    // A token for less than all that its operator may do is not the operator's word.
     site.put(path, "root", json!({"policies": []})).await.expect(200, "");
     site.put(path, "ada", policy("ada")).await.expect(200, "");
 }
