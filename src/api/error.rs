@@ -150,6 +150,13 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, Code::Unsupported, message)
     }
 
+    /// The head of the request is longer than it may be.
+    pub(crate) fn head_too_large(limit_bytes: usize) -> Self {
+        let message = format!("the headers are longer than {limit_bytes} bytes");
+        Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Code::Unsupported, message)
+            .detail(json!({ "limit_bytes": limit_bytes }))
+    }
+
     /// The account is asked for something more often than it may be.
     pub(super) fn too_many_requests(account: &str, standing: &Standing) -> Self {
         let message = format!(

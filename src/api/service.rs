@@ -153,7 +153,7 @@ impl hyper::service::Service<Request<Incoming>> for ApiService {
         let path = request.uri().path();
         if let Some(fault) = fault_of_head(request.version(), request.headers()) {
             let exchange = Exchange::begin(&self.state, &self.peer, request_id, started, Route::Other, &request);
-            let mut response = ApiError::bad_head(fault).into_response(&exchange.request_id);
+            let mut response = in_form_of(path, ApiError::bad_head(fault), &exchange.request_id);
             // Where the next request begins is in doubt.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             return Reply::Ready(Some(exchange.finish(response)));
@@ -164,8 +164,7 @@ impl hyper::service::Service<Request<Incoming>> for ApiService {
         let limit = self.state.options().server.header_size_max_bytes;
         if head_size_bytes(request.headers()) > limit {
             let exchange = Exchange::begin(&self.state, peer, request_id, started, Route::Other, &request);
-            let mut response = Response::new(Body::Empty);
-            *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            let response = in_form_of(path, ApiError::head_too_large(limit), &exchange.request_id);
             return Reply::Ready(Some(exchange.finish(response)));
         }
         let is_content = path.starts_with("/v2/") || path == "/v2";
@@ -175,12 +174,7 @@ impl hyper::service::Service<Request<Incoming>> for ApiService {
             Place::Account(_) if is_content || path == TOKEN_PATH => {}
             Place::Account(_) | Place::Nowhere => {
                 let exchange = Exchange::begin(&self.state, peer, request_id, started, Route::Other, &request);
-                let refusal = ApiError::not_at_this_host();
-                // Each interface has errors of a form of its own, here too.
-                let response = match path.starts_with("/keppel/") {
-                    true => refusal.into_plain(&exchange.request_id),
-                    false => refusal.into_response(&exchange.request_id),
-                };
+                let response = in_form_of(path, ApiError::not_at_this_host(), &exchange.request_id);
                 return Reply::Ready(Some(exchange.finish(response)));
             }
         }
@@ -221,6 +215,14 @@ impl ApiService {
         let log = Log { method, uri, request_id: &request_id, peer, user_agent: user_agent(request) };
         account(self.state.metrics(), Route::Manifest, &log, &response, started.elapsed());
         with_common_headers(response, request_id, peer)
+    }
+}
+
+/// A refusal from before the interfaces, each of which has errors of a form of its own.
+fn in_form_of(path: &str, refusal: ApiError, request_id: &HeaderValue) -> Response<Body> {
+    match path == "/keppel" || path.starts_with("/keppel/") {
+        true => refusal.into_plain(request_id),
+        false => refusal.into_response(request_id),
     }
 }
 

@@ -229,6 +229,32 @@ async fn every_answer_says_from_which_address_it_was_asked() {
 }
 
 #[tokio::test]
+async fn each_interface_refuses_in_its_own_form_what_no_endpoint_gets_to_see() {
+    let site = Site::start_with(&["http.public_hosts=registry.test"]);
+    let large = format!("X: {}\r\n", "x".repeat(100_000));
+    for (headers, status, words) in [
+        ("", 400, "one host header"),
+        ("Host: a\r\nTransfer-Encoding: gzip\r\n", 400, "transfer-encoding"),
+        (&*format!("Host: a\r\n{large}"), 431, "the headers are longer than 65536 bytes"),
+        ("Host: a_.registry.test\r\n", 404, "there is no such endpoint at this host"),
+    ] {
+        for (path, is_plain) in [("/v2/", false), ("/v2/a/b/tags/list", false), ("/keppel/v1/accounts", true)] {
+            let request = format!("GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
+            let answer = raw(&site, request.as_bytes()).await;
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with(&format!("http/1.1 {status} ")), "{path}: {answer}");
+            assert!(body.contains(words), "{path}: {answer}");
+            let kind = if is_plain { "content-type: text/plain" } else { "content-type: application/json" };
+            assert!(head.contains(kind), "{path}: {answer}");
+            match is_plain {
+                true => assert_eq!(body.matches('\n').count(), 1, "{answer}"),
+                false => assert_eq!(serde_json::from_str::<Value>(body).unwrap()["errors"][0]["code"], "unsupported"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn content_that_looks_like_an_answer_is_served_as_it_is() {
     let site = Site::start();
     site.put_account("acme-prod", "ada", json!({})).await.expect(200, "");

@@ -156,6 +156,14 @@ async fn bad_credentials_are_401_everywhere_and_say_nothing_about_what_is_wrong(
         let refused = send(token.basic_auth(name, Some(password))).await.expect(401);
         assert!(refused.header("www-authenticate").starts_with("Basic "), "{:?}", refused.headers);
     }
+    // In the headers of the driver they are no better.
+    for (name, password) in [("nobody", PASSWORD), (NAME, "wrong"), ("", "")] {
+        let request = client.request(Method::GET, "/v2/").header("authorization", "keppel");
+        let answer = send(request.header("x-keppel-username", name).header("x-keppel-password", password)).await;
+        said.push(("/v2/", answer.expect_error(401, "UNAUTHORIZED").text()));
+    }
+    let request = client.request(Method::GET, "/v2/").header("authorization", "Keppel");
+    send(request.header("x-keppel-username", NAME).header("x-keppel-password", PASSWORD)).await.expect(200);
     said.sort_unstable();
     said.dedup();
     assert_eq!(said.len(), 3, "a wrong name and a wrong password look alike on each path: {said:?}");
