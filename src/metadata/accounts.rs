@@ -76,6 +76,11 @@ impl WriteTransaction<'_> {
         self.inserted(sql, params![account.0, name.as_str(), now]).map(RepositoryId)
     }
 
+    /// Forgets when a repository was last pushed to: it is being listed, and its manifests and tags say it again.
+    pub fn forget_last_push(&self, repository: RepositoryId) -> Result<(), MetadataError> {
+        self.execute("UPDATE repositories SET pushed_at = 0 WHERE id = ?1", [repository.0]).map(drop)
+    }
+
     /// Deletes an account that holds nothing any more.
     pub fn delete_account(&self, account: AccountId) -> Result<(), MetadataError> {
         self.execute("DELETE FROM accounts WHERE id = ?1", [account.0]).map(drop)

@@ -1,13 +1,14 @@
 //! The catalog, and lists of an account's repositories and manifests.
 
 use keppel_federation::vocabulary::Digest;
-use rusqlite::params;
+use rusqlite::{Row, params};
+use serde::{Deserialize, Serialize};
 
 use super::blobs::read_digest;
 use super::{AccountId, BlobRow, ManifestId, MetadataError, Reader, RepositoryId, WriteTransaction};
 
 /// A repository as lists show it. Times are in UNIX seconds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedRepository {
     /// Account and path.
     pub full_name: String,
@@ -22,10 +23,8 @@ pub struct ListedRepository {
 }
 
 /// A manifest as lists show it. Times are in UNIX seconds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedManifest {
-    /// Its row.
-    pub id: ManifestId,
     /// Its name.
     pub digest: Digest,
     /// Its media type, without parameters.
@@ -53,7 +52,7 @@ pub struct ListedManifest {
 }
 
 /// A tag as lists show it. Times are in UNIX seconds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedTag {
     /// Its name.
     pub name: String,
@@ -61,6 +60,28 @@ pub struct ListedTag {
     pub pushed_at: i64,
     /// The last pull by this tag.
     pub last_pulled_at: Option<i64>,
+}
+
+fn read_listed(row: &Row<'_>) -> Result<(ManifestId, ListedManifest), MetadataError> {
+    let subject = match row.get_ref(9)? {
+        rusqlite::types::ValueRef::Null => None,
+        _ => Some(read_digest(row, 9)?),
+    };
+    let manifest = ListedManifest {
+        digest: read_digest(row, 1)?,
+        media_type: row.get(2)?,
+        total_size_bytes: row.get::<_, i64>(3)? as u64,
+        pushed_at: row.get(4)?,
+        last_pulled_at: row.get(5)?,
+        labels: row.get(6)?,
+        annotations: row.get(7)?,
+        artifact_type: row.get(8)?,
+        subject,
+        min_layer_created_at: row.get(10)?,
+        max_layer_created_at: row.get(11)?,
+        gc_status: row.get(12)?,
+    };
+    Ok((ManifestId(row.get(0)?), manifest))
 }
 
 impl Reader<'_> {
@@ -92,39 +113,32 @@ impl Reader<'_> {
         })
     }
 
-    /// The manifests of a repository whose digests follow `after`, `limit` at most.
+    /// The manifests of a repository whose digests follow `after`, each with its row: `limit` at most, and no more than have
+    /// labels and annotations of `bytes_max` together, but one. Gives whether there are more.
     pub fn list_manifests(
         &self,
         repository: RepositoryId,
         after: Option<&Digest>,
         limit: usize,
-    ) -> Result<Vec<ListedManifest>, MetadataError> {
+        bytes_max: usize,
+    ) -> Result<(Vec<(ManifestId, ListedManifest)>, bool), MetadataError> {
         let sql = "SELECT id, digest, media_type, total_size_bytes, pushed_at, last_pulled_at, labels, annotations, \
                    artifact_type, subject, min_layer_created_at, max_layer_created_at, \
                    (SELECT gc_status FROM manifest_care WHERE manifest_id = manifests.id) FROM manifests \
-                   WHERE repository_id = ?1 AND digest > ?2 ORDER BY digest LIMIT ?3";
+                   WHERE repository_id = ?1 AND digest > ?2 ORDER BY digest";
         let after = after.map(Digest::to_compact).unwrap_or_default();
-        self.rows(sql, params![repository.0, after, limit as i64], |row| {
-            let subject = match row.get_ref(9)? {
-                rusqlite::types::ValueRef::Null => None,
-                _ => Some(read_digest(row, 9)?),
-            };
-            Ok(ListedManifest {
-                id: ManifestId(row.get(0)?),
-                digest: read_digest(row, 1)?,
-                media_type: row.get(2)?,
-                total_size_bytes: row.get::<_, i64>(3)? as u64,
-                pushed_at: row.get(4)?,
-                last_pulled_at: row.get(5)?,
-                labels: row.get(6)?,
-                annotations: row.get(7)?,
-                artifact_type: row.get(8)?,
-                subject,
-                min_layer_created_at: row.get(10)?,
-                max_layer_created_at: row.get(11)?,
-                gc_status: row.get(12)?,
-            })
-        })
+        let mut statement = self.statement(sql)?;
+        let mut rows = statement.query(params![repository.0, after])?;
+        let (mut listed, mut bytes): (Vec<(ManifestId, ListedManifest)>, _) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            let (id, manifest) = read_listed(row)?;
+            bytes += manifest.labels.len() + manifest.annotations.len();
+            if listed.len() >= limit || (bytes > bytes_max && !listed.is_empty()) {
+                return Ok((listed, true));
+            }
+            listed.push((id, manifest));
+        }
+        Ok((listed, false))
     }
 
     /// The tags on a manifest, in no order.

@@ -207,6 +207,25 @@ impl WriteTransaction<'_> {
         self.execute(sql, params![repository.0, child.to_compact(), parent.0]).map(|_| ())
     }
 
+    /// A manifest has come that has so many bytes more than its own: the indexes that listed it before it was here, and those
+    /// that list them, have as many more. A hundred of them at most.
+    pub fn grow_parents(&self, repository: RepositoryId, child: &Digest, more_bytes: u64) -> Result<(), MetadataError> {
+        let sql = "UPDATE manifests SET total_size_bytes = total_size_bytes + ?3 WHERE id IN \
+                   (SELECT parent_id FROM manifest_children WHERE repository_id = ?1 AND child = ?2 LIMIT 100) \
+                   RETURNING digest";
+        let more_bytes = i64::try_from(more_bytes).unwrap_or(i64::MAX);
+        let (mut left, mut grown) = (vec![*child], 0);
+        while let Some(child) = left.pop()
+            && grown < 100
+        {
+            let parents =
+                self.rows(sql, params![repository.0, child.to_compact(), more_bytes], |row| read_digest(row, 0))?;
+            grown += parents.len();
+            left.extend(parents);
+        }
+        Ok(())
+    }
+
     /// Deletes a manifest with its tags and references.
     pub fn delete_manifest(&self, manifest: ManifestId) -> Result<(), MetadataError> {
         self.execute("DELETE FROM tags WHERE manifest_id = ?1", [manifest.0])?;

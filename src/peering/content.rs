@@ -150,13 +150,20 @@ impl RegistryContent {
             Question::Manifest { repository, reference, known } => {
                 let reference = Reference::parse(&reference).map_err(|_| Refused(Refusal::ManifestUnknown))?;
                 let manifest = registry.load_manifest(&repository, &reference).await?;
-                let media_type = String::from_utf8_lossy(&manifest.media_type).into_owned();
-                if manifest.is_stale {
-                    let (digest, bytes) = (manifest.digest, manifest.bytes.to_vec());
-                    return Ok(Answer::StaleManifest { digest, media_type, bytes });
-                }
-                let bytes = (known != Some(manifest.digest)).then(|| manifest.bytes.to_vec());
-                Ok(Answer::Manifest { digest: manifest.digest, media_type, bytes })
+                let (digest, is_stale) = (manifest.digest, manifest.is_stale);
+                let is_known = known == Some(digest) && !is_stale;
+                let facts = match is_known {
+                    true => None,
+                    false => registry.get_manifest_facts(&repository, &digest, reference.tag()).await?,
+                };
+                Ok(Answer::DescribedManifest {
+                    digest,
+                    media_type: String::from_utf8_lossy(&manifest.media_type).into_owned(),
+                    bytes: (!is_known).then(|| manifest.bytes.to_vec()),
+                    is_stale,
+                    layers_created_at: manifest.layer_times,
+                    facts,
+                })
             }
             Question::Tags { repository, after, limit } => {
                 let page = registry.list_tags(&repository, after.as_deref(), limit as usize).await?;
@@ -178,17 +185,28 @@ impl RegistryContent {
                 });
                 Ok(Answer::Referrers { items: items.collect(), more: page.more })
             }
+            Question::ListedRepositories { account, after, limit } => {
+                let page = registry.list_account_repositories(&account, after.as_deref(), limit as usize).await?;
+                refuse_stale(page.is_stale)?;
+                Ok(Answer::ListedRepositories { items: page.items, more: page.more })
+            }
+            Question::ListedManifests { repository, after, limit } => {
+                let page = registry.list_manifests(&repository, after, limit as usize).await?;
+                refuse_stale(page.is_stale)?;
+                Ok(Answer::ListedManifests { items: page.items, more: page.more })
+            }
             Question::Mount { repository, digest, from } => {
                 Ok(Answer::Mount(registry.mount_blob(&repository, &digest, from.as_ref()).await?))
             }
             Question::PutManifest { repository, target, media_type, bytes } => {
-                let target = match target {
-                    Target::Tag(tag) => ManifestTarget::Tag(tag),
-                    Target::Digest { digest, tags } => ManifestTarget::Digest { digest, tags },
+                let (target, tag) = match target {
+                    Target::Tag(tag) => (ManifestTarget::Tag(tag.clone()), Some(tag)),
+                    Target::Digest { digest, tags } => (ManifestTarget::Digest { digest, tags }, None),
                 };
                 let bytes = Bytes::from(bytes);
                 let put = registry.accept_manifest(from, &repository, target, media_type.as_deref(), bytes).await?;
-                Ok(Answer::PutManifest { digest: put.digest, subject: put.subject, tags: put.tags })
+                let facts = registry.get_manifest_facts(&repository, &put.digest, tag.as_ref()).await?;
+                Ok(Answer::PutDescribed { digest: put.digest, subject: put.subject, tags: put.tags, facts })
             }
             Question::DeleteManifest { repository, digest } => {
                 registry.delete_manifest(&repository, &digest).await?;
@@ -246,7 +264,7 @@ impl Question {
     fn account(&self) -> Option<AccountName> {
         match self {
             Self::Follow(_) | Self::Backlog { .. } | Self::Succession(_) | Self::Repositories { .. } => None,
-            Self::Sums { account, .. } => Some(account.clone()),
+            Self::Sums { account, .. } | Self::ListedRepositories { account, .. } => Some(account.clone()),
             Self::Manifest { repository, .. }
             | Self::BlobSize { repository, .. }
             | Self::Blob { repository, .. }
@@ -261,6 +279,7 @@ impl Question {
             | Self::DeleteRepository { repository }
             | Self::Keep { repository, .. }
             | Self::NeededBlobs { repository, .. }
+            | Self::ListedManifests { repository, .. }
             | Self::NotePulls { repository, .. }
             | Self::External { repository, .. }
             | Self::OpenBlob { repository, .. }

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::external::ExternalError;
-use crate::metadata::{Cursor, PulledNames, RepositorySums};
-use crate::registry::{FollowAnswer, FollowRequest, Progress, Readiness, RemoteBlob};
+use crate::metadata::{Cursor, ListedRepository, ManifestFacts, PulledNames, RepositorySums};
+use crate::registry::{FollowAnswer, FollowRequest, ManifestEntry, Progress, Readiness, RemoteBlob};
 use crate::storage::GROUP_BYTES;
 
 const VERSION: u8 = 1;
@@ -76,6 +76,10 @@ pub(super) enum Question {
     HasBlobs { repository: RepositoryName, blobs: Vec<Digest> },
     /// A page of the catalog, as far as the one that is asked is the primary of the accounts.
     Repositories { within: Option<AccountName>, after: String, limit: u32 },
+    /// A page of an account's repositories, with all that is told of them.
+    ListedRepositories { account: AccountName, after: Option<String>, limit: u32 },
+    /// A page of a repository's manifests, with all that is told of them.
+    ListedManifests { repository: RepositoryName, after: Option<Digest>, limit: u32 },
 }
 
 /// The word for a question in metrics.
@@ -101,7 +105,9 @@ pub(super) fn kind_of(question: &Question) -> &'static str {
         Question::OpenBlob { .. } => "blob",
         Question::FlightPart { .. } => "blob_part",
         Question::HasBlobs { .. } => "push",
-        Question::Repositories { .. } => "list",
+        Question::Repositories { .. } | Question::ListedRepositories { .. } | Question::ListedManifests { .. } => {
+            "list"
+        }
     }
 }
 
@@ -224,6 +230,30 @@ pub(super) enum Answer {
         beginning: Vec<u8>,
         proof: Vec<[u8; 32]>,
         holders: Vec<NodeId>,
+    },
+    /// A manifest with what its bytes do not say. Those facts come with the bytes only.
+    DescribedManifest {
+        digest: Digest,
+        media_type: String,
+        bytes: Option<Vec<u8>>,
+        is_stale: bool,
+        layers_created_at: Option<(i64, i64)>,
+        facts: Option<ManifestFacts>,
+    },
+    /// Like `PutManifest`, with what the manifest's bytes do not say.
+    PutDescribed {
+        digest: Digest,
+        subject: Option<Digest>,
+        tags: Vec<Tag>,
+        facts: Option<ManifestFacts>,
+    },
+    ListedRepositories {
+        items: Vec<ListedRepository>,
+        more: bool,
+    },
+    ListedManifests {
+        items: Vec<ManifestEntry>,
+        more: bool,
     },
 }
 

@@ -9,9 +9,11 @@
 //! | [`content`] | answers other regions from what is here |
 //! | [`succession`] | has another node become the primary of an account, and sees to it that it does |
 //! | [`follow`] | follows other regions' changes, and tends the leases of this one's |
+//! | `listed` | lists of an account's content, as its primary has them |
 //! | `catalog` | whose accounts are where, and the lists of their repositories |
 //! | [`backfill`] | keeps replicas whole that are to hold everything |
 //! | [`wait`] | has regions hold everything of an image |
+//! | `described` | manifests in answers |
 //! | `ending` | ends following what is gone |
 //! | `messages` | the questions and answers between nodes |
 //! | `refusals` | what their refusals mean here |
@@ -21,8 +23,10 @@ pub mod backfill;
 mod catalog;
 pub mod claims;
 pub mod content;
+mod described;
 mod ending;
 pub mod follow;
+mod listed;
 mod messages;
 pub mod records;
 mod refusals;

@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use super::messages::{Answer, ExternalAnswer, Question, Target, decode, encode, kind_of};
 use super::refusals::{reason_of, refused};
 use crate::external::{ExternalManifest, ManifestAnswer};
-use crate::metadata::{PulledNames, Told};
+use crate::metadata::{ListedRepository, PulledNames, Told};
 use crate::registry::{
-    AccountSums, AccountsElsewhere, BlobOpening, Deletion, ManifestTarget, Page, Primary, Priority, PutManifest,
-    Referrer, RegistryError, RemoteBlob, RemoteManifest, Upstream,
+    AccountSums, AccountsElsewhere, BlobOpening, Deletion, ManifestEntry, ManifestTarget, Page, Primary, Priority,
+    PutManifest, Referrer, RegistryError, RemoteBlob, RemoteManifest, Upstream,
 };
 
 /// How long a question about metadata may take, the connection being made included, and a primary that waits for the
@@ -49,7 +49,7 @@ impl FederationUpstream {
         Self { federation }
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         whom: &Primary,
         repository: &RepositoryName,
@@ -131,12 +131,12 @@ fn rank(account: &AccountName, node: NodeId) -> [u8; 32] {
 }
 
 /// The other side gave an answer to another question.
-fn confused(whom: &Primary, repository: &RepositoryName) -> RegistryError {
+pub(super) fn confused(whom: &Primary, repository: &RepositoryName) -> RegistryError {
     let reason = "its answer does not fit the question".to_owned();
     RegistryError::PrimaryUnreachable { account: repository.account(), region: whom.region.clone(), reason }
 }
 
-fn page_limit(limit: usize) -> u32 {
+pub(super) fn page_limit(limit: usize) -> u32 {
     u32::try_from(limit).unwrap_or(u32::MAX)
 }
 
@@ -225,21 +225,27 @@ impl Upstream for FederationUpstream {
     }
 
     async fn sums(&self, from: &Primary, account: &AccountName, after: &str) -> Result<AccountSums, RegistryError> {
-        let question = Question::Sums { account: account.clone(), after: after.to_owned() };
-        metrics::counter!("keppel_questions_total", "kind" => kind_of(&question)).increment(1);
-        let unreachable = |reason: String| {
-            Err(RegistryError::PrimaryUnreachable { account: account.clone(), region: from.region.clone(), reason })
-        };
-        let answer = match self.federation.ask(from.node, encode(&question), PART_DEADLINE).await {
-            Ok(answer) => answer,
-            Err(error) => return unreachable(reason_of(&error)),
-        };
-        match decode(&answer) {
-            Ok(Answer::Sums { at, repositories, more }) => Ok(AccountSums { at, repositories, more }),
-            Ok(Answer::Refused(refusal)) => unreachable(format!("it refuses: {refusal:?}")),
-            Ok(_) => unreachable("its answer does not fit the question".into()),
-            Err(error) => unreachable(error.to_string()),
-        }
+        self.ask_for_sums(from, account, after).await
+    }
+
+    async fn account_repositories(
+        &self,
+        from: &Primary,
+        account: &AccountName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ListedRepository>, RegistryError> {
+        self.ask_for_account_repositories(from, account, after, limit).await
+    }
+
+    async fn manifests(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Page<ManifestEntry>, RegistryError> {
+        self.ask_for_manifests(from, repository, after, limit).await
     }
 
     async fn external_manifest(
@@ -296,15 +302,8 @@ impl Upstream for FederationUpstream {
     ) -> Result<RemoteManifest, RegistryError> {
         let (name, known) = (repository.clone(), known.copied());
         let question = Question::Manifest { repository: name, reference: reference.to_string(), known };
-        match self.ask_briefly(from, repository, &question).await? {
-            Answer::Manifest { digest, media_type, bytes } => {
-                Ok(RemoteManifest { digest, media_type, bytes: bytes.map(Bytes::from), is_stale: false })
-            }
-            Answer::StaleManifest { digest, media_type, bytes } => {
-                Ok(RemoteManifest { digest, media_type, bytes: Some(bytes.into()), is_stale: true })
-            }
-            _ => Err(confused(from, repository)),
-        }
+        let answer = self.ask_briefly(from, repository, &question).await?;
+        answer.into_manifest().ok_or_else(|| confused(from, repository))
     }
 
     async fn blob_size_bytes(
@@ -440,8 +439,7 @@ impl Upstream for FederationUpstream {
         loop {
             let asked = Instant::now();
             match self.ask(at, repository, &question, PUSH_DEADLINE).await {
-                Ok(Answer::PutManifest { digest, subject, tags }) => return Ok(PutManifest { digest, subject, tags }),
-                Ok(_) => return Err(confused(at, repository)),
+                Ok(answer) => return answer.into_put().ok_or_else(|| confused(at, repository)),
                 // It was at work for all that time, so it is fetching blobs; asking again joins what goes on there.
                 Err(RegistryError::PrimaryUnreachable { .. })
                     if asked.elapsed() >= PUSH_DEADLINE && start.elapsed() < PUSH_PATIENCE => {}

@@ -3,16 +3,21 @@
 use std::sync::Arc;
 
 use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName};
+use serde::{Deserialize, Serialize};
 
+use super::elsewhere::Elsewhere;
 use super::succession::MovePatience;
 use super::{Deletion, FirstPull, Inner, Page, Registry, RegistryError, to_the_end};
-use crate::metadata::{ListedManifest, ListedRepository, ListedTag, RepositoryId, WriteTransaction};
+use crate::metadata::{ListedManifest, ListedRepository, ListedTag, ManifestId, RepositoryId, WriteTransaction};
 
 /// Manifests or mounts that are deleted in one transaction.
 const BATCH: usize = 200;
 
+/// Labels and annotations in one page, in bytes; a page holds one manifest at least, whatever it says.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+
 /// A manifest with its tags, in the order of their names.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEntry {
     /// The manifest.
     pub manifest: ListedManifest,
@@ -38,7 +43,8 @@ pub(super) enum Guard {
 }
 
 impl Registry {
-    /// Repositories of an account whose path follows `after`. `limit` is cut to the longest page.
+    /// Repositories of an account whose path follows `after`. `limit` is cut to the longest page. Where another region
+    /// decides about the account it is asked, since much of what a list says (sizes, times) is known only there.
     ///
     /// # Errors
     /// [`RegistryError::PrimaryUnreachable`], or our own trouble.
@@ -48,12 +54,17 @@ impl Registry {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page<ListedRepository>, RegistryError> {
-        let after = format!("{account}/{}", after.unwrap_or_default());
         let limit = limit.min(self.inner.options.page_size_max);
-        self.list_here(account, || self.inner.read_account_repositories(account, &after, limit)).await
+        let known = self.inner.read_account_repositories(account, after, limit);
+        let Some(Elsewhere { primary, upstream }) = self.inner.elsewhere(account) else {
+            return self.inner.as_primary(account, known).await;
+        };
+        let asked = upstream.account_repositories(&primary, account, after, limit).await;
+        self.inner.or_as_known(account, asked, known).await
     }
 
-    /// Manifests of a repository whose digests follow `after`. `limit` is cut to the longest page.
+    /// Manifests of a repository whose digests follow `after`. `limit` is cut to the longest page, which also ends where what
+    /// images say of themselves becomes too much. Where another region decides about the account it is asked.
     ///
     /// # Errors
     /// [`RegistryError::RepositoryUnknown`], [`RegistryError::PrimaryUnreachable`], or our own trouble.
@@ -63,8 +74,13 @@ impl Registry {
         after: Option<Digest>,
         limit: usize,
     ) -> Result<Page<ManifestEntry>, RegistryError> {
-        let limit = limit.min(self.inner.options.page_size_max);
-        self.list_here(&repository.account(), || self.inner.read_manifests(repository, after, limit)).await
+        let (account, limit) = (repository.account(), limit.min(self.inner.options.page_size_max));
+        let known = self.inner.read_manifests(repository, after, limit);
+        let Some(Elsewhere { primary, upstream }) = self.inner.elsewhere(&account) else {
+            return self.inner.as_primary(&account, known).await;
+        };
+        let asked = upstream.manifests(&primary, repository, after.as_ref(), limit).await;
+        self.inner.or_as_known(&account, asked, known).await
     }
 
     /// Makes sure that there is such a manifest, without fetching anything from a registry outside.
@@ -129,15 +145,15 @@ impl Registry {
 }
 
 impl Inner {
-    /// The repositories that are here.
+    /// The repositories of an account that are here.
     async fn read_account_repositories(
         &self,
         account: &AccountName,
-        after: &str,
+        after: Option<&str>,
         limit: usize,
     ) -> Result<Page<ListedRepository>, RegistryError> {
         self.refuse_former(account)?;
-        let (account, after) = (account.clone(), after.to_owned());
+        let (account, after) = (account.clone(), format!("{account}/{}", after.unwrap_or_default()));
         self.metadata
             .read(move |reader| {
                 // An account that was never pushed to has no row.
@@ -147,7 +163,7 @@ impl Inner {
             .await
     }
 
-    /// The manifests that are here, with their tags.
+    /// The manifests of a repository that are here.
     async fn read_manifests(
         &self,
         repository: &RepositoryName,
@@ -160,14 +176,14 @@ impl Inner {
             .read(move |reader| {
                 let id = reader.get_repository(&repository)?;
                 let id = id.ok_or(RegistryError::RepositoryUnknown { repository })?;
-                let found = Page::cut(reader.list_manifests(id, after.as_ref(), limit + 1)?, limit);
-                let with_tags = |manifest: ListedManifest| {
-                    let mut tags = reader.list_tags_with_times(manifest.id)?;
+                let (found, more) = reader.list_manifests(id, after.as_ref(), limit, PAGE_BYTES_MAX)?;
+                let with_tags = |(id, manifest): (ManifestId, ListedManifest)| {
+                    let mut tags = reader.list_tags_with_times(id)?;
                     tags.sort_unstable_by(|a, b| a.name.cmp(&b.name));
                     Ok::<_, RegistryError>(ManifestEntry { manifest, tags })
                 };
-                let items = found.items.into_iter().map(with_tags).collect::<Result<_, _>>()?;
-                Ok(Page { items, more: found.more, is_stale: false })
+                let items = found.into_iter().map(with_tags).collect::<Result<_, _>>()?;
+                Ok(Page { items, more, is_stale: false })
             })
             .await
     }
@@ -180,7 +196,7 @@ impl Inner {
         repository: &RepositoryName,
         id: RepositoryId,
     ) -> Result<bool, RegistryError> {
-        let manifests = transaction.list_manifests(id, None, BATCH)?;
+        let manifests = transaction.list_manifests(id, None, BATCH, PAGE_BYTES_MAX)?.0;
         self.delete_manifests(transaction, repository, &manifests, Guard::Off)?;
         Ok(!manifests.is_empty())
     }
@@ -214,7 +230,7 @@ impl Inner {
         guard: Guard,
     ) -> Result<(Step, Vec<keppel_federation::vocabulary::StorageKey>), RegistryError> {
         let Some(id) = transaction.get_repository(repository)? else { return Ok((Step::Gone, Vec::new())) };
-        let manifests = transaction.list_manifests(id, None, BATCH)?;
+        let manifests = transaction.list_manifests(id, None, BATCH, PAGE_BYTES_MAX)?.0;
         if !manifests.is_empty() {
             return self
                 .delete_manifests(transaction, repository, &manifests, guard)
@@ -232,19 +248,19 @@ impl Inner {
         self: &Arc<Self>,
         transaction: &WriteTransaction<'_>,
         repository: &RepositoryName,
-        manifests: &[ListedManifest],
+        manifests: &[(ManifestId, ListedManifest)],
         guard: Guard,
     ) -> Result<(), RegistryError> {
         let mut changed = Vec::new();
-        for manifest in manifests {
-            let tags = transaction.list_tags_of(manifest.id)?;
+        for (id, manifest) in manifests {
+            let tags = transaction.list_tags_of(*id)?;
             // One that was set since the tags were looked through.
             if let Guard::Asked = guard {
                 self.check_tag_deletion(repository, tags.iter().map(String::as_str))?;
             }
             changed.extend(tags);
             changed.push(manifest.digest.to_string());
-            transaction.delete_manifest(manifest.id)?;
+            transaction.delete_manifest(*id)?;
         }
         self.evict_around_commit(transaction, repository, changed);
         Ok(())

@@ -58,7 +58,7 @@ impl Registry {
         let Elsewhere { primary, upstream } = elsewhere;
         let asked = upstream.tags(&primary, repository, after, limit).await;
         let known = self.inner.read_tags(repository, after, limit);
-        self.inner.or_as_known(repository, asked, known).await
+        self.inner.or_as_known(&repository.account(), asked, known).await
     }
 }
 

@@ -10,7 +10,7 @@ use super::elsewhere::is_followed;
 use super::manifest_cache::CacheKey;
 use super::succession::MovePatience;
 use super::{Inner, Registry, RegistryError};
-use crate::metadata::{BlobId, NewManifest, Reader, RepositoryId, Usage, WriteTransaction};
+use crate::metadata::{BlobId, ManifestFacts, NewManifest, Reader, RepositoryId, Usage, WriteTransaction};
 use crate::model::{Descriptor, ImageConfig, ManifestDescription, ManifestKind};
 
 /// Up to this many references are looked up by the writer alone.
@@ -45,6 +45,8 @@ pub struct PutManifest {
     pub subject: Option<Digest>,
     /// The tags that were set besides the one in the path.
     pub tags: Vec<Tag>,
+    /// What is known of it where it was recorded, if that is another region.
+    pub facts: Option<ManifestFacts>,
 }
 
 /// A manifest that has been read and checked by itself.
@@ -55,6 +57,8 @@ pub(super) struct Checked {
     /// All tags to set.
     pub(super) tags: Vec<Tag>,
     config: ImageConfig,
+    /// What is known of it elsewhere.
+    facts: Option<ManifestFacts>,
 }
 
 impl Registry {
@@ -128,7 +132,8 @@ impl Registry {
             self.refuse_unknown_references(repository, &checked.description).await?;
         }
         checked.config = self.inner.look_into(repository, &checked.description).await?;
-        let put = PutManifest { digest: checked.digest, subject: checked.description.subject, tags: extra_tags };
+        let (digest, subject) = (checked.digest, checked.description.subject);
+        let put = PutManifest { digest, subject, tags: extra_tags, facts: None };
         let spread = self.inner.spread(repository, &checked.description).await?;
         let (inner, name, account) = (self.inner.clone(), repository.clone(), repository.account());
         let since = self.inner.term(&account);
@@ -176,7 +181,8 @@ enum Origin {
 }
 
 /// Records a manifest that another region gave, or took. It was checked there; `digest` has been checked here. Where the
-/// account is followed nothing is done: what is told in order must not be mixed with answers that may be older.
+/// account is followed nothing is done: what is told in order must not be mixed with answers that may be older. Without
+/// `facts` it was pushed now, and the configuration is looked for here.
 pub(super) async fn record_from_elsewhere(
     inner: &Arc<Inner>,
     repository: &RepositoryName,
@@ -184,6 +190,7 @@ pub(super) async fn record_from_elsewhere(
     target: ManifestTarget,
     media_type: &str,
     bytes: Bytes,
+    facts: Option<ManifestFacts>,
 ) -> Result<(), RegistryError> {
     let (inner, repository, digest, media_type) = (inner.clone(), repository.clone(), *digest, media_type.to_owned());
     let _permit = match bytes.len() < LARGE_BYTES {
@@ -197,7 +204,7 @@ pub(super) async fn record_from_elsewhere(
             ManifestTarget::Tag(tag) => vec![tag],
             ManifestTarget::Digest { tags, .. } => tags,
         };
-        Ok::<_, RegistryError>(Checked { digest, description, bytes, tags, config: ImageConfig::default() })
+        Ok::<_, RegistryError>(Checked { digest, description, bytes, tags, config: ImageConfig::default(), facts })
     });
     let checked = parsing.await.map_err(|_| RegistryError::Interrupted)??;
     let (writer, name) = (inner.clone(), repository.clone());
@@ -225,7 +232,7 @@ pub(super) fn check(target: ManifestTarget, media_type: Option<&str>, bytes: Byt
             (actual, tags)
         }
     };
-    Ok(Checked { digest, description, bytes, tags, config: ImageConfig::default() })
+    Ok(Checked { digest, description, bytes, tags, config: ImageConfig::default(), facts: None })
 }
 
 pub(super) fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
@@ -266,25 +273,38 @@ fn record(
             inner.charge(transaction, &repository.account(), account, more)?;
         }
     }
-    // What a copy refers to may come later; then its size is what it says.
-    let described = description.blobs.iter().chain(&description.children).map(|one| one.size);
     let referenced_bytes = match origin {
         Origin::Client => references.size_bytes,
-        Origin::Elsewhere => described.fold(0, u64::saturating_add),
+        Origin::Elsewhere => described_bytes(transaction, id, &description)?,
     };
-    let manifest = NewManifest {
-        digest: checked.digest,
-        media_type: description.kind.media_type(),
-        total_size_bytes: checked.bytes.len() as u64 + referenced_bytes,
-        subject: description.subject,
-        artifact_type: description.artifact_type,
-        annotations: serde_json::to_string(&description.annotations).unwrap_or_else(|_| "{}".into()),
+    let told = checked.facts.unwrap_or_else(|| ManifestFacts {
+        total_size_bytes: (checked.bytes.len() as u64).saturating_add(referenced_bytes),
         labels: serde_json::to_string(&checked.config.labels).unwrap_or_else(|_| "{}".into()),
         min_layer_created_at: checked.config.min_layer_created_at,
         max_layer_created_at: checked.config.max_layer_created_at,
+        pushed_at: now,
+        tag_pushed_at: None,
+    });
+    let more_bytes = told.total_size_bytes.saturating_sub(checked.bytes.len() as u64);
+    let is_new_here =
+        origin == Origin::Elsewhere && more_bytes > 0 && transaction.get_manifest_id(id, &checked.digest)?.is_none();
+    let manifest = NewManifest {
+        digest: checked.digest,
+        media_type: description.kind.media_type(),
+        total_size_bytes: told.total_size_bytes,
+        subject: description.subject,
+        artifact_type: description.artifact_type,
+        annotations: serde_json::to_string(&description.annotations).unwrap_or_else(|_| "{}".into()),
+        labels: told.labels,
+        min_layer_created_at: told.min_layer_created_at,
+        max_layer_created_at: told.max_layer_created_at,
         bytes: checked.bytes,
     };
-    let manifest = transaction.put_manifest(id, &manifest, now)?;
+    let manifest = transaction.put_manifest(id, &manifest, told.pushed_at)?;
+    if is_new_here {
+        // What listed it before counted its bytes only.
+        transaction.grow_parents(id, &checked.digest, more_bytes)?;
+    }
     references.blobs.iter().try_for_each(|blob| transaction.ensure_manifest_blob(manifest, *blob))?;
     description.children.iter().try_for_each(|child| transaction.ensure_child(id, manifest, &child.digest))?;
     let mut changed = transaction.list_tags_of(manifest)?;
@@ -292,12 +312,26 @@ fn record(
         if origin == Origin::Client {
             inner.check_tag_push(transaction, repository, id, tag.as_str(), manifest)?;
         }
-        transaction.put_tag(id, tag.as_str(), manifest, now)?;
+        transaction.put_tag(id, tag.as_str(), manifest, told.tag_pushed_at.unwrap_or(told.pushed_at))?;
         changed.push(tag.to_string());
     }
     changed.push(checked.digest.to_string());
     inner.evict_around_commit(transaction, repository, changed);
     Ok(())
+}
+
+/// What a copy refers to, in bytes: it may come later, so it is what the copy says, but for manifests that are here.
+fn described_bytes(
+    reader: &Reader<'_>,
+    repository: RepositoryId,
+    description: &ManifestDescription,
+) -> Result<u64, RegistryError> {
+    let mut bytes = description.blobs.iter().map(|blob| blob.size).fold(0, u64::saturating_add);
+    for child in &description.children {
+        let known = reader.get_manifest_id(repository, &child.digest)?;
+        bytes = bytes.saturating_add(known.map_or(child.size, |(_, size_bytes)| size_bytes));
+    }
+    Ok(bytes)
 }
 
 impl References {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
-use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName};
+use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName, Tag};
 
 use super::manifest_cache::CacheKey;
 use super::{FirstPull, Inner, Registry, RegistryError};
-use crate::metadata::{ManifestId, ManifestRow, RepositoryId};
+use crate::metadata::{ManifestFacts, ManifestId, ManifestRow, RepositoryId};
 
 /// A manifest as it is served, with its header values ready to be shared without a copy.
 #[derive(Debug)]
@@ -23,7 +23,9 @@ pub struct Manifest {
     pub digest_text: Bytes,
     /// The digest as text in double quotes.
     pub etag: Bytes,
-    /// When the oldest and the newest of its layers were made, in UNIX seconds, as text.
+    /// When the oldest and the newest of its layers were made, in UNIX seconds.
+    pub layer_times: Option<(i64, i64)>,
+    /// The same as text.
     pub layers_created_at: Option<(Bytes, Bytes)>,
     /// Whether it is only what was known when its primary was last reached.
     pub is_stale: bool,
@@ -37,10 +39,22 @@ impl Manifest {
     fn new(row: ManifestRow, tag: Option<&str>) -> Self {
         let times = row.min_layer_created_at.zip(row.max_layer_created_at);
         Self {
-            layers_created_at: times.map(|(min, max)| (min.to_string().into(), max.to_string().into())),
             row: Some((row.id, row.repository)),
             tag: tag.map(Into::into),
             ..Self::passing_through(row.digest, row.media_type, row.bytes)
+        }
+        .made_at(times)
+    }
+
+    /// The same with the times of its layers, where they are not known yet.
+    pub(super) fn made_at(self, times: Option<(i64, i64)>) -> Self {
+        match (self.layer_times, times) {
+            (None, Some((min, max))) => Self {
+                layer_times: times,
+                layers_created_at: Some((min.to_string().into(), max.to_string().into())),
+                ..self
+            },
+            _ => self,
         }
     }
 
@@ -53,6 +67,7 @@ impl Manifest {
             digest,
             digest_text: etag.slice(1..etag.len() - 1),
             etag,
+            layer_times: None,
             layers_created_at: None,
             is_stale: false,
             row: None,
@@ -159,6 +174,26 @@ impl Registry {
         };
         self.inner.cache.insert(key, &manifest, generation);
         Ok(manifest)
+    }
+}
+
+impl Registry {
+    /// What is known here of a manifest, and of a tag on it, beyond its bytes.
+    ///
+    /// # Errors
+    /// Our own trouble.
+    pub async fn get_manifest_facts(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        tag: Option<&Tag>,
+    ) -> Result<Option<ManifestFacts>, RegistryError> {
+        let (name, digest, tag) = (repository.clone(), *digest, tag.cloned());
+        let read = self
+            .inner
+            .metadata
+            .read(move |reader| reader.get_manifest_facts(name.as_str(), &digest, tag.as_ref().map(Tag::as_str)));
+        Ok(read.await?)
     }
 }
 

@@ -88,7 +88,7 @@ impl Registry {
         let Elsewhere { primary, upstream } = elsewhere;
         let asked = upstream.referrers(&primary, repository, subject, artifact_type, after, limit).await;
         let known = self.inner.read_referrers(repository, subject, artifact_type, after, limit);
-        self.inner.or_as_known(repository, asked, known).await
+        self.inner.or_as_known(&repository.account(), asked, known).await
     }
 }
 

@@ -245,7 +245,7 @@ async fn a_manifest_that_is_not_what_it_should_be_is_refused() {
 }
 
 #[tokio::test]
-async fn labels_and_times_of_an_image_are_known_as_soon_as_its_configuration_is_here() {
+async fn labels_and_times_of_an_image_are_known_as_soon_as_it_was_pulled() {
     let (upstream, site) = (Upstream::start().await, Site::start(&[ASK_ALWAYS]));
     let image = ImageBuilder::new(5).layers(2).build();
     // Another image with the same configuration.
@@ -260,23 +260,14 @@ async fn labels_and_times_of_an_image_are_known_as_soon_as_its_configuration_is_
         let all = list["manifests"].as_array().expect("a list").clone();
         all.into_iter().find(|manifest| manifest["digest"] == digest).expect("it is listed")
     };
-    let bare = site.client.get(&manifest("app", "v1")).await.expect(200);
-    assert!(!bare.headers.contains_key("x-keppel-min-layer-created-at"), "nothing is fetched to know it");
-    assert_eq!(upstream.count("GET", &image.config.digest()), 0);
-    // A layer says nothing, though it is pulled first.
-    site.client.get(&blob("app", &image.layers[0].digest())).await.expect(200);
-    assert!(listed(&image.digest()).await.get("labels").is_none());
-    site.client.get(&blob("app", &image.config.digest())).await.expect(200);
+    // It is fetched with the manifest, as whoever pulls that will want it next.
+    let first = site.client.get(&manifest("app", "v1")).await.expect(200);
+    assert_eq!(first.header("x-keppel-max-layer-created-at"), MADE_AT.to_string());
     let is_known = async |digest: &str| listed(digest).await["labels"] == json!({"seed": "5"});
-    let start = Instant::now();
-    while !is_known(&image.digest()).await {
-        assert!(start.elapsed() < Duration::from_secs(10), "{}", listed(&image.digest()).await);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
     let known = listed(&image.digest()).await;
+    assert!(is_known(&image.digest()).await, "{known}");
     assert_eq!((&known["min_layer_created_at"], &known["max_layer_created_at"]), (&json!(MADE_AT), &json!(MADE_AT)));
-    let pulled = site.client.get(&manifest("app", "v1")).await.expect(200);
-    assert_eq!(pulled.header("x-keppel-max-layer-created-at"), MADE_AT.to_string());
+    assert_eq!(upstream.count("GET", &image.layers[0].digest()), 0);
     // Whoever comes later finds the configuration here; what is known is not forgotten with the next look at the tag.
     upstream.add_image("app", "v1", &twin);
     site.client.get(&manifest("app", "v1")).await.expect(200);
@@ -285,6 +276,30 @@ async fn labels_and_times_of_an_image_are_known_as_soon_as_its_configuration_is_
     site.client.get(&manifest("app", "v1")).await.expect(200);
     assert!(is_known(&image.digest()).await);
     assert_eq!(upstream.count("GET", &image.config.digest()), 1);
+}
+
+#[tokio::test]
+async fn a_configuration_that_does_not_come_holds_no_manifest_up() {
+    let (upstream, site) = (Upstream::start().await, Site::start(&[ASK_ALWAYS]));
+    let (gone, slow) = (ImageBuilder::new(5).layers(1).build(), ImageBuilder::new(6).layers(1).build());
+    upstream.add_image("app", "gone", &gone);
+    upstream.add_image("app", "slow", &slow);
+    let (gone_config, slow_config) = (gone.config.digest(), slow.config.digest());
+    upstream.rule(move |asked, good| match &asked.path {
+        path if path.contains(&gone_config) => Reply::new(500),
+        path if path.contains(&slow_config) => Reply { stall_after: Some(10), ..good },
+        _ => good,
+    });
+    site.mirror(&upstream).await;
+    for (tag, image) in [("gone", &gone), ("slow", &slow)] {
+        let start = Instant::now();
+        site.client.assert_manifest("mirror/app", tag, &image.manifest).await;
+        assert!(start.elapsed() < Duration::from_secs(5), "{tag}: {:?}", start.elapsed());
+    }
+    upstream.behave();
+    upstream.resume();
+    site.client.assert_image("mirror/app", "gone", &gone).await;
+    site.client.assert_image("mirror/app", "slow", &slow).await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod answers;
 mod bandwidth;
 mod copies;
 mod damage;

@@ -192,6 +192,14 @@ impl Reference {
             false => Tag::parse(text).map(Self::Tag),
         }
     }
+
+    /// The tag, where it is one.
+    pub fn tag(&self) -> Option<&Tag> {
+        match self {
+            Self::Tag(tag) => Some(tag),
+            Self::Digest(_) => None,
+        }
+    }
 }
 
 impl std::fmt::Display for Reference {

@@ -23,7 +23,6 @@ pub(in crate::registry) struct Copies {
     /// Whether there are any, for those who must not wait for the others.
     are_any: AtomicBool,
     wanted: Notify,
-    whole: Notify,
 }
 
 #[derive(Default)]
@@ -300,25 +299,6 @@ impl Copies {
                 copy.exact_at = Some(uptime());
             }
         }
-        self.whole.notify_waiters();
-    }
-
-    /// Waits until all of the account was here at some time. Cancel-safe.
-    pub(in crate::registry) async fn whole(&self, account: &AccountName) {
-        loop {
-            let mut told = std::pin::pin!(self.whole.notified());
-            // Before the look, so that nothing in between is missed.
-            told.as_mut().enable();
-            if self.was_whole(account) {
-                return;
-            }
-            told.await;
-        }
-    }
-
-    /// Waits until a copy has moved, or so long. Cancel-safe.
-    pub(super) async fn await_news(&self, limit: Duration) {
-        let _ = tokio::time::timeout(limit, self.whole.notified()).await;
     }
 
     /// The copy is being listed: from here on, and its events begin at `base`.

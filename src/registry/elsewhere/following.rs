@@ -394,7 +394,8 @@ impl Inner {
             Ok((repository, id))
         };
         match slice {
-            Slice::Repository { name: Some(name), .. } => of(name).map(|_| ()),
+            // It may have been made by a pull, which is no push.
+            Slice::Repository { name: Some(name), .. } => Ok(transaction.forget_last_push(of(name)?.1)?),
             Slice::Repository { name: None, .. } => Ok(()),
             Slice::Manifests { repository, after, manifests, upto } => {
                 let (name, id) = of(repository)?;

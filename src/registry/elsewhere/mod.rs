@@ -35,7 +35,6 @@ mod tests;
 mod upstream;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, Reference, RepositoryName};
@@ -62,10 +61,6 @@ use super::{Inner, Manifest, ManifestTarget, Page, PutManifest, Registry, Regist
 
 /// Blobs of one pushed manifest that are fetched at a time.
 const FETCHES_PER_PUSH: usize = 4;
-/// How long a list waits for the first copy of an account, and until that is up to date.
-const LISTING_PATIENCE: Duration = Duration::from_secs(3);
-/// How often it looks, where nothing is told.
-const FRESH_LOOK: Duration = Duration::from_millis(50);
 
 /// An account that another region decides about, and the way there.
 #[derive(Clone)]
@@ -91,71 +86,6 @@ impl Registry {
             Some(Elsewhere { primary, .. }) => {
                 Err(RegistryError::AccountElsewhere { account: account.clone(), region: primary.region })
             }
-        }
-    }
-
-    /// Refuses what is answered from the copy that is here of another region's account, until there is one. The first who
-    /// asks waits for it for a while.
-    pub(super) async fn refuse_unless_listed_here(&self, account: &AccountName) -> Result<(), RegistryError> {
-        let Some(Elsewhere { primary, upstream }) = self.inner.elsewhere(account) else { return Ok(()) };
-        if self.inner.copies.was_whole(account) {
-            return Ok(());
-        }
-        self.inner.want_copy(account);
-        let patience = if upstream.is_down(primary.node) { Duration::ZERO } else { LISTING_PATIENCE };
-        match tokio::time::timeout(patience, self.inner.copies.whole(account)).await {
-            Ok(()) => Ok(()),
-            Err(_) => {
-                let reason = "this region has only begun to copy what there is: try again in a moment".to_owned();
-                Err(RegistryError::PrimaryUnreachable { account: account.clone(), region: primary.region, reason })
-            }
-        }
-    }
-
-    /// A list that is read here of an account, whoever its primary is: marked where that cannot be asked whether there is
-    /// anything new. An empty one is not given like that: there may be something by now. The first who asks waits for a copy
-    /// for a while, and whoever comes as it is behind, until it is not. A mirror is copied nowhere: of that there is what was
-    /// pulled here.
-    pub(super) async fn list_here<T, F>(
-        &self,
-        account: &AccountName,
-        read: impl Fn() -> F,
-    ) -> Result<Page<T>, RegistryError>
-    where
-        F: Future<Output = Result<Page<T>, RegistryError>>,
-    {
-        let Some(Elsewhere { primary, upstream }) = self.inner.elsewhere(account) else {
-            return self.inner.as_primary(account, read()).await;
-        };
-        let as_known = |read: Result<Page<T>, RegistryError>, reason: &str| match read {
-            Ok(page) if !page.items.is_empty() => {
-                metrics::counter!("keppel_stale_answers_total").increment(1);
-                Ok(Page { is_stale: true, ..page })
-            }
-            Ok(_) | Err(RegistryError::RepositoryUnknown { .. }) => {
-                let (account, region, reason) = (account.clone(), primary.region.clone(), reason.to_owned());
-                Err(RegistryError::PrimaryUnreachable { account, region, reason })
-            }
-            Err(error) => Err(error),
-        };
-        if self.inner.outside(account).is_some() {
-            let reason = "of a mirror each region lists what was pulled there, and here there was nothing: ask there";
-            return as_known(read().await, reason);
-        }
-        self.refuse_unless_listed_here(account).await?;
-        let (copies, node) = (&self.inner.copies, primary.node);
-        let since = tokio::time::Instant::now();
-        loop {
-            let before = copies.fresh(account, node);
-            let read = read().await;
-            if before.is_some() && before == copies.fresh(account, node) {
-                return read;
-            }
-            if !upstream.is_down(node) && since.elapsed() < LISTING_PATIENCE {
-                copies.await_news(FRESH_LOOK).await;
-                continue;
-            }
-            return as_known(read, "there may be something by now that is not known here");
         }
     }
 
@@ -226,16 +156,18 @@ impl Inner {
     }
 
     /// A list as the primary gave it, or, when it cannot be reached, as it was when it last told what is new. An empty
-    /// one is not given like that: there may be something by now.
+    /// one is not given like that: there may be something by now. A mirror is copied nowhere: of that there is what was pulled
+    /// here.
     pub(super) async fn or_as_known<T>(
         &self,
-        repository: &RepositoryName,
+        account: &AccountName,
         asked: Result<Page<T>, RegistryError>,
         known: impl Future<Output = Result<Page<T>, RegistryError>>,
     ) -> Result<Page<T>, RegistryError> {
-        let account = repository.account();
         match asked {
-            Err(error @ RegistryError::PrimaryUnreachable { .. }) if self.copies.was_whole(&account) => {
+            Err(error @ RegistryError::PrimaryUnreachable { .. })
+                if self.copies.was_whole(account) || self.outside(account).is_some() =>
+            {
                 match known.await {
                     Ok(page) if !page.items.is_empty() => {
                         metrics::counter!("keppel_stale_answers_total").increment(1);
@@ -246,7 +178,7 @@ impl Inner {
             }
             Err(error) => Err(error),
             Ok(page) => {
-                self.want_copy(&account);
+                self.want_copy(account);
                 Ok(page)
             }
         }
@@ -279,12 +211,15 @@ impl Inner {
             self.want_copy(&repository.account());
         }
         match (asked, here) {
-            (Ok(RemoteManifest { digest, bytes: None, is_stale, .. }), Some(here)) if digest == here.digest => {
+            (Ok(RemoteManifest { digest, bytes: None, is_stale, layers_created_at, .. }), Some(here))
+                if digest == here.digest =>
+            {
+                let here = here.made_at(layers_created_at);
                 Ok(if is_stale { here.stale() } else { here })
             }
             (Ok(found), _) => {
-                let is_stale = found.is_stale;
-                let kept = self.keep_manifest(elsewhere, repository, reference, found).await?;
+                let (is_stale, times) = (found.is_stale, found.layers_created_at);
+                let kept = self.keep_manifest(elsewhere, repository, reference, found).await?.made_at(times);
                 Ok(if is_stale { kept.stale() } else { kept })
             }
             (Err(error @ E::PrimaryUnreachable { .. }), Some(here)) => {
@@ -323,8 +258,8 @@ impl Inner {
             Reference::Tag(tag) => ManifestTarget::Tag(tag.clone()),
             Reference::Digest(digest) => ManifestTarget::Digest { digest: *digest, tags: Vec::new() },
         };
-        let media_type = found.media_type.clone();
-        match record_from_elsewhere(self, repository, &asked_for, target, &media_type, bytes.clone()).await {
+        let (media_type, facts) = (found.media_type, found.facts);
+        match record_from_elsewhere(self, repository, &asked_for, target, &media_type, bytes.clone(), facts).await {
             Ok(()) => match self.read_manifest(repository, reference).await {
                 Ok(manifest) if manifest.digest == asked_for => Ok(manifest),
                 // The account is followed, and what is told in order has not come so far, or is further already.
@@ -353,8 +288,9 @@ impl Inner {
         let Elsewhere { primary, upstream } = elsewhere;
         let put = upstream.put_manifest(primary, repository, &target, media_type, bytes.clone()).await?;
         self.want_copy(&repository.account());
-        let media_type = media_type.unwrap_or_default();
-        if let Err(error) = record_from_elsewhere(self, repository, &put.digest, target, media_type, bytes).await {
+        let (media_type, facts) = (media_type.unwrap_or_default(), put.facts.clone());
+        let recorded = record_from_elsewhere(self, repository, &put.digest, target, media_type, bytes, facts);
+        if let Err(error) = recorded.await {
             // The primary has it, which is what counts.
             tracing::warn!(error = &error as &dyn std::error::Error, %repository, "a pushed manifest is not kept here");
         }

@@ -100,7 +100,9 @@ impl Upstream for OtherRegion {
         _: Option<&Digest>,
     ) -> Result<RemoteManifest, RegistryError> {
         let media_type = "application/vnd.oci.image.manifest.v1+json".to_owned();
-        Ok(RemoteManifest { digest: self.blob, media_type, bytes: Some(Bytes::from_static(b"{}")), is_stale: false })
+        let bytes = Some(Bytes::from_static(b"{}"));
+        let digest = self.blob;
+        Ok(RemoteManifest { digest, media_type, bytes, is_stale: false, layers_created_at: None, facts: None })
     }
 
     async fn blob_size_bytes(&self, _: &Primary, _: &RepositoryName, _: &Digest) -> Result<u64, RegistryError> {

@@ -10,8 +10,8 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, Repo
 
 use super::{AccountSums, Priority};
 use crate::external::ManifestAnswer;
-use crate::metadata::{PulledNames, Told};
-use crate::registry::{ManifestTarget, Page, PutManifest, Referrer, RegistryError};
+use crate::metadata::{ListedRepository, ManifestFacts, PulledNames, Told};
+use crate::registry::{ManifestEntry, ManifestTarget, Page, PutManifest, Referrer, RegistryError};
 
 /// The node that decides about an account's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,10 @@ pub struct RemoteManifest {
     pub bytes: Option<Bytes>,
     /// Whether it may have been replaced: the other region cannot be sure that this is the newest.
     pub is_stale: bool,
+    /// When the oldest and the newest of its layers were made, in UNIX seconds.
+    pub layers_created_at: Option<(i64, i64)>,
+    /// What else is known of it there; only with its bytes.
+    pub facts: Option<ManifestFacts>,
 }
 
 /// What is asked about a blob before its parts.
@@ -258,6 +262,33 @@ pub trait Upstream: Send + Sync + 'static {
         after: Option<&Digest>,
         limit: usize,
     ) -> Result<Page<Referrer>, RegistryError>;
+
+    /// The repositories of an account, as
+    /// [`Registry::list_account_repositories`](crate::registry::Registry::list_account_repositories) gives them.
+    async fn account_repositories(
+        &self,
+        from: &Primary,
+        account: &AccountName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ListedRepository>, RegistryError> {
+        let _ = (after, limit);
+        let (account, region) = (account.clone(), from.region.clone());
+        Err(RegistryError::PrimaryUnreachable { account, region, reason: "there is no way to it".into() })
+    }
+
+    /// The manifests of a repository, as [`Registry::list_manifests`](crate::registry::Registry::list_manifests) gives them.
+    async fn manifests(
+        &self,
+        from: &Primary,
+        repository: &RepositoryName,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Page<ManifestEntry>, RegistryError> {
+        let _ = (after, limit);
+        let (account, region) = (repository.account(), from.region.clone());
+        Err(RegistryError::PrimaryUnreachable { account, region, reason: "there is no way to it".into() })
+    }
 
     /// Has the primary mount a blob.
     async fn mount(

@@ -284,13 +284,14 @@ impl Inner {
             Reference::Tag(tag) => ManifestTarget::Tag(tag.clone()),
             Reference::Digest(digest) => ManifestTarget::Digest { digest: *digest, tags: Vec::new() },
         };
-        let recorded = record_from_elsewhere(self, repository, &digest, target, &media_type, bytes.clone()).await;
+        let recorded = record_from_elsewhere(self, repository, &digest, target, &media_type, bytes.clone(), None).await;
         match recorded {
             Ok(()) => {
                 if let Reference::Tag(_) = reference {
                     self.external.freshness.note_tag(Key::new(repository, reference), digest, Instant::now());
                 }
                 metrics::counter!("keppel_external_manifests_total").increment(1);
+                self.fetch_config(mirror, repository, &digest).await;
                 Ok(Kept::Here)
             }
             Err(RegistryError::ManifestInvalid { reason }) => Err(ExternalError::unusable(reason)),

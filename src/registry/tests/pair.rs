@@ -100,7 +100,9 @@ impl Upstream for Way {
         let manifest = self.ask().load_manifest(repository, reference).await?;
         let bytes = (known != Some(&manifest.digest)).then(|| manifest.bytes.clone());
         let media_type = String::from_utf8(manifest.media_type.to_vec()).unwrap();
-        Ok(RemoteManifest { digest: manifest.digest, media_type, bytes, is_stale: manifest.is_stale })
+        let facts = self.primary.get_manifest_facts(repository, &manifest.digest, reference.tag()).await?;
+        let (digest, is_stale, layers_created_at) = (manifest.digest, manifest.is_stale, manifest.layer_times);
+        Ok(RemoteManifest { digest, media_type, bytes, is_stale, layers_created_at, facts })
     }
 
     async fn blob_size_bytes(&self, _: &Primary, _: &RepositoryName, _: &Digest) -> Result<u64, RegistryError> {
