@@ -432,6 +432,9 @@ impl From<RegistryError> for ApiError {
             E::BlobInUse { digest, manifest } => {
                 Self::new(S::CONFLICT, Code::Denied, message).detail(json!({ "digest": digest, "manifest": manifest }))
             }
+            E::UploadOutOfReach { .. } => {
+                Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message).retry_after(RETRY_SOON)
+            }
             E::UploadBusy { .. } => Self::new(S::CONFLICT, Code::BlobUploadInvalid, message).retry_after(RETRY_SOON),
             E::TooManyUploads { limit } => Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, message)
                 .detail(json!({ "action": "uploads", "limit": limit, "retry_after": RETRY_UPLOAD.as_secs() }))

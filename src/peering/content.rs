@@ -10,8 +10,8 @@ use keppel_federation::Federation;
 use keppel_federation::content::Content;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
 
-use super::messages::{Answer, ExternalAnswer, Question, ReferrerItem, Refusal, Target, decode, encode};
-use super::succession;
+use super::messages::{Answer, ExternalAnswer, Question, ReferrerItem, Refusal, Target, UploadRefusal, decode, encode};
+use super::{succession, uploads};
 use crate::external::{ExternalManifest, ManifestAnswer};
 use crate::registry::{BlobOpening, GATHERED_MAX, ManifestTarget, Registry, RegistryError, RemoteBlob};
 
@@ -114,6 +114,13 @@ impl RegistryContent {
                 let page = registry.list_own_repositories(within.as_ref(), &after, limit as usize).await?;
                 refuse_stale(page.is_stale)?;
                 Ok(Answer::Repositories { items: page.items, more: page.more })
+            }
+            Question::Upload { repository, id, what } => {
+                let answered = uploads::answer(registry, from, &repository, id, what).await;
+                answered.map_err(|error| match error {
+                    RegistryError::StorageFull => Refused(Refusal::Upload(UploadRefusal::StorageFull)),
+                    other => other.into(),
+                })
             }
             Question::Follow(request) => Ok(Answer::Followed(registry.follow(from, request).await?)),
             Question::Succession(question) => {
@@ -254,6 +261,7 @@ impl RegistryContent {
             | Question::FlightPart { .. }
             | Question::HasBlobs { .. }
             | Question::Repositories { .. }
+            | Question::Upload { .. }
             | Question::Hold { .. } => Err(Refused(Refusal::Trouble)),
         }
     }
@@ -285,6 +293,7 @@ impl Question {
             | Self::OpenBlob { repository, .. }
             | Self::FlightPart { repository, .. }
             | Self::HasBlobs { repository, .. }
+            | Self::Upload { repository, .. }
             | Self::Hold { repository, .. } => Some(repository.account()),
         }
     }
@@ -336,6 +345,11 @@ impl From<RegistryError> for Refused {
             E::AccountElsewhere { .. } => Refusal::NotPrimary,
             E::AccountMoving { .. } => Refusal::Moving,
             E::Unconfirmed { .. } => Refusal::Unconfirmed,
+            E::UploadUnknown { .. } => Refusal::Upload(UploadRefusal::Unknown),
+            E::UploadBusy { .. } => Refusal::Upload(UploadRefusal::Busy),
+            E::TooManyUploads { limit } => Refusal::Upload(UploadRefusal::TooMany { limit: limit as u64 }),
+            E::RangeOutOfOrder { size_bytes, .. } => Refusal::Upload(UploadRefusal::OutOfOrder { size_bytes }),
+            E::BlobTooLarge { limit_bytes } => Refusal::Upload(UploadRefusal::TooLarge { limit_bytes }),
             E::RefusedElsewhere { .. }
             | E::TagProtected { .. }
             | E::QuotaExceeded { .. }
@@ -343,7 +357,7 @@ impl From<RegistryError> for Refused {
             | E::AccountDeleting { .. } => Refusal::Denied { reason },
             // This node asked another one, which it could not reach.
             E::PrimaryUnreachable { .. } => Refusal::Trouble,
-            // Questions about uploads are not asked; the rest is our own trouble.
+            // The rest is our own trouble.
             other => {
                 tracing::error!(error = &other as &dyn std::error::Error, reason, "another region's question failed");
                 Refusal::Trouble

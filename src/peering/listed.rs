@@ -7,8 +7,8 @@ use keppel_federation::membership::Health;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, RepositoryName};
 
 use super::messages::{Answer, Question, decode, encode, kind_of};
-use super::refusals::reason_of;
-use super::upstream::{FederationUpstream, confused, page_limit};
+use super::refusals::{confused, reason_of};
+use super::upstream::{FederationUpstream, page_limit};
 use crate::metadata::ListedRepository;
 use crate::registry::{AccountSums, ManifestEntry, Page, Primary, RegistryError};
 

@@ -4,7 +4,7 @@
 //! as a node that cannot be asked.
 
 use bytes::Bytes;
-use keppel_federation::vocabulary::{AccountName, Digest, NodeId, RepositoryName, Tag};
+use keppel_federation::vocabulary::{AccountName, Digest, NodeId, RepositoryName, Tag, UploadId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +80,21 @@ pub(super) enum Question {
     ListedRepositories { account: AccountName, after: Option<String>, limit: u32 },
     /// A page of a repository's manifests, with all that is told of them.
     ListedManifests { repository: RepositoryName, after: Option<Digest>, limit: u32 },
+    /// About an upload session that the one who is asked holds.
+    Upload { repository: RepositoryName, id: UploadId, what: UploadQuestion },
+}
+
+/// What is to be done with an upload session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum UploadQuestion {
+    /// Say how far it is.
+    Status,
+    /// Append, at this place where it is given.
+    Append { offset: Option<u64>, bytes: Vec<u8> },
+    /// End it.
+    Finish { digest: Digest },
+    /// Give it up.
+    Cancel,
 }
 
 /// The word for a question in metrics.
@@ -104,7 +119,7 @@ pub(super) fn kind_of(question: &Question) -> &'static str {
         Question::Succession(_) => "succession",
         Question::OpenBlob { .. } => "blob",
         Question::FlightPart { .. } => "blob_part",
-        Question::HasBlobs { .. } => "push",
+        Question::HasBlobs { .. } | Question::Upload { .. } => "push",
         Question::Repositories { .. } | Question::ListedRepositories { .. } | Question::ListedManifests { .. } => {
             "list"
         }
@@ -255,6 +270,8 @@ pub(super) enum Answer {
         items: Vec<ManifestEntry>,
         more: bool,
     },
+    /// How far an upload is, unless it has ended.
+    Upload(Option<u64>),
 }
 
 impl Answer {
@@ -378,6 +395,19 @@ pub(super) enum Refusal {
     Moving,
     /// What was written was recorded, and whether it lasts is not known.
     Unconfirmed,
+    /// Why nothing became of what was to be done with an upload session.
+    Upload(UploadRefusal),
+}
+
+/// Why nothing became of what was to be done with an upload session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum UploadRefusal {
+    Unknown,
+    Busy,
+    TooMany { limit: u64 },
+    OutOfOrder { size_bytes: u64 },
+    TooLarge { limit_bytes: u64 },
+    StorageFull,
 }
 
 /// Bytes are not the message they should be.

@@ -12,6 +12,7 @@
 //! | `listed` | lists of an account's content, as its primary has them |
 //! | `catalog` | whose accounts are where, and the lists of their repositories |
 //! | [`backfill`] | keeps replicas whole that are to hold everything |
+//! | `uploads` | upload sessions that another node holds |
 //! | [`wait`] | has regions hold everything of an image |
 //! | `described` | manifests in answers |
 //! | `ending` | ends following what is gone |
@@ -31,5 +32,6 @@ mod messages;
 pub mod records;
 mod refusals;
 pub mod succession;
+mod uploads;
 pub mod upstream;
 pub mod wait;

@@ -4,8 +4,8 @@
 use keppel_federation::transport::TransportError;
 use keppel_federation::vocabulary::{Reference, RepositoryName};
 
-use super::messages::{Question, Refusal};
-use crate::registry::RegistryError;
+use super::messages::{Question, Refusal, UploadRefusal};
+use crate::registry::{Primary, RegistryError};
 
 /// What is in the way, without the names of nodes, which say nothing to a client.
 pub(super) fn reason_of(error: &TransportError) -> String {
@@ -16,6 +16,12 @@ pub(super) fn reason_of(error: &TransportError) -> String {
         TransportError::NotConnected { cause, .. } | TransportError::Unreachable { cause, .. } => cause.clone(),
         TransportError::TooLarge { .. } => error.to_string(),
     }
+}
+
+/// The other side gave an answer to another question.
+pub(super) fn confused(whom: &Primary, repository: &RepositoryName) -> RegistryError {
+    let reason = "its answer does not fit the question".to_owned();
+    RegistryError::PrimaryUnreachable { account: repository.account(), region: whom.region.clone(), reason }
 }
 
 /// What a refusal by another node comes to here. `unreachable` makes the error for a node that cannot answer now.
@@ -54,8 +60,29 @@ pub(super) fn refused(
         Refusal::CopiesMissing { wanted, held, reason } => {
             E::CopiesMissing { account: repository.account(), wanted, held, reason }
         }
+        Refusal::Upload(refusal) => refused_upload(refusal, question, unreachable),
         Refusal::Unconfirmed => E::Unconfirmed { account: repository.account() },
         Refusal::Trouble => unreachable("something went wrong there; its log says what".into()),
+    }
+}
+
+fn refused_upload(
+    refusal: UploadRefusal,
+    question: &Question,
+    unreachable: &dyn Fn(String) -> RegistryError,
+) -> RegistryError {
+    use RegistryError as E;
+    let Question::Upload { id, .. } = question else {
+        return unreachable("its answer does not fit the question".into());
+    };
+    let id = id.clone();
+    match refusal {
+        UploadRefusal::Unknown => E::UploadUnknown { id },
+        UploadRefusal::Busy => E::UploadBusy { id },
+        UploadRefusal::TooMany { limit } => E::TooManyUploads { limit: usize::try_from(limit).unwrap_or(usize::MAX) },
+        UploadRefusal::OutOfOrder { size_bytes } => E::RangeOutOfOrder { id, size_bytes },
+        UploadRefusal::TooLarge { limit_bytes } => E::BlobTooLarge { limit_bytes },
+        UploadRefusal::StorageFull => E::StorageFull,
     }
 }
 

@@ -10,16 +10,16 @@ use keppel_federation::Federation;
 use keppel_federation::claims::{Member, Role};
 use keppel_federation::content::Urgency;
 use keppel_federation::membership::Health;
-use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
+use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName, UploadId};
 use tokio::time::Instant;
 
 use super::messages::{Answer, ExternalAnswer, Question, Target, decode, encode, kind_of};
-use super::refusals::{reason_of, refused};
+use super::refusals::{confused, reason_of, refused};
 use crate::external::{ExternalManifest, ManifestAnswer};
 use crate::metadata::{ListedRepository, PulledNames, Told};
 use crate::registry::{
     AccountSums, AccountsElsewhere, BlobOpening, Deletion, ManifestEntry, ManifestTarget, Page, Primary, Priority,
-    PutManifest, Referrer, RegistryError, RemoteBlob, RemoteManifest, Upstream,
+    PutManifest, Referrer, RegistryError, RemoteBlob, RemoteManifest, UploadStep, Upstream,
 };
 
 /// How long a question about metadata may take, the connection being made included, and a primary that waits for the
@@ -128,12 +128,6 @@ fn rank(account: &AccountName, node: NodeId) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(account.as_str().as_bytes()).update(&[0]).update(node.to_string().as_bytes());
     *hasher.finalize().as_bytes()
-}
-
-/// The other side gave an answer to another question.
-pub(super) fn confused(whom: &Primary, repository: &RepositoryName) -> RegistryError {
-    let reason = "its answer does not fit the question".to_owned();
-    RegistryError::PrimaryUnreachable { account: repository.account(), region: whom.region.clone(), reason }
 }
 
 pub(super) fn page_limit(limit: usize) -> u32 {
@@ -459,6 +453,20 @@ impl Upstream for FederationUpstream {
             Answer::HasBlobs(found) => Ok(found),
             _ => Err(confused(at, repository)),
         }
+    }
+
+    fn upload_holder(&self, id: &UploadId) -> Option<Primary> {
+        self.holder_of_upload(id)
+    }
+
+    async fn step_upload(
+        &self,
+        at: &Primary,
+        repository: &RepositoryName,
+        id: &UploadId,
+        step: UploadStep,
+    ) -> Result<Option<u64>, RegistryError> {
+        self.ask_about_upload(at, repository, id, step).await
     }
 
     fn primaries(&self, within: Option<&AccountName>) -> Vec<AccountsElsewhere> {

@@ -260,6 +260,16 @@ pub enum RegistryError {
         /// The upload.
         id: UploadId,
     },
+    /// The node that holds the upload cannot be asked, or gave no answer that can be used.
+    #[error("region {region}, where upload {id} began, cannot be asked now: {reason}")]
+    UploadOutOfReach {
+        /// The upload.
+        id: UploadId,
+        /// Where that node is.
+        region: String,
+        /// What is in the way.
+        reason: String,
+    },
     /// As many uploads are open as may be.
     #[error("{limit} uploads are open already: try again later")]
     TooManyUploads {

@@ -43,6 +43,7 @@ mod tests;
 mod upload_room;
 mod upload_sessions;
 mod uploads;
+mod uploads_elsewhere;
 
 pub use account_book::{AccountBook, AccountDecision, AccountEntry, PeerEntry, Undecided};
 pub use account_error::AccountError;
@@ -55,7 +56,7 @@ pub use collecting::image_facts;
 pub use contents::ManifestEntry;
 pub use elsewhere::{
     AccountSums, AccountsElsewhere, BackfillStatus, BlobOpening, CopyComparison, CopyDifference, CopyLag, CopyStatus,
-    Deletion, GATHERED_MAX, ImageHolding, Primary, Priority, RemoteBlob, RemoteManifest, Upstream,
+    Deletion, GATHERED_MAX, ImageHolding, Primary, Priority, RemoteBlob, RemoteManifest, UploadStep, Upstream,
 };
 pub use emptying::AccountStep;
 pub use error::{BodyError, RegistryError};
@@ -91,6 +92,7 @@ use succession::Primacies;
 use tokio::sync::Semaphore;
 use upload_room::OpenUploads;
 use upload_sessions::UploadSessions;
+use uploads_elsewhere::PassedOn;
 
 /// How the registry behaves. Sizes are in bytes.
 #[derive(Debug, Clone)]
@@ -188,6 +190,7 @@ struct Inner {
     audit: AuditLog,
     sessions: UploadSessions,
     open_uploads: OpenUploads,
+    passed_on: PassedOn,
     in_progress: InProgress,
     large_manifests: Semaphore,
 }
@@ -214,6 +217,7 @@ impl Registry {
             audit: AuditLog::default(),
             sessions: UploadSessions::new(options.uploads_max),
             open_uploads: OpenUploads::default(),
+            passed_on: PassedOn::default(),
             in_progress: InProgress::default(),
             external: External::new(&options),
             flights: Flights::new(options.background_bytes_per_second),

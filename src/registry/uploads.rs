@@ -50,7 +50,7 @@ impl Registry {
     ) -> Result<UploadStatus, RegistryError> {
         let inner = &self.inner;
         inner.check_account(repository).await?;
-        let row = UploadRow { id: UploadId::random(), repository: repository.clone(), algorithm };
+        let row = UploadRow { id: inner.new_upload_id(), repository: repository.clone(), algorithm };
         let id = row.id.clone();
         inner.take_in(Session::begun(row, inner.clock.now()))?;
         Ok(UploadStatus { id, size_bytes: 0 })
@@ -65,6 +65,9 @@ impl Registry {
         repository: &RepositoryName,
         id: &UploadId,
     ) -> Result<UploadStatus, RegistryError> {
+        if let Some(there) = self.inner.upload_elsewhere(repository, id) {
+            return there.status().await;
+        }
         let session = self.inner.session(repository, id).await?;
         let size_bytes = match session.hold() {
             Ok(state) if matches!(*state, State::Ended) => return Err(RegistryError::UploadUnknown { id: id.clone() }),
@@ -95,6 +98,9 @@ impl Registry {
         body: impl UploadBody,
     ) -> Result<UploadStatus, RegistryError> {
         let inner = self.inner.clone();
+        if let Some(there) = inner.upload_elsewhere(repository, id) {
+            return inner.append_elsewhere(&there, &Expected::new(range, length), body).await;
+        }
         let session = inner.session(repository, id).await?;
         let mut state = session.hold()?;
         to_the_end(async move {
@@ -126,6 +132,10 @@ impl Registry {
         digest: &Digest,
     ) -> Result<(), RegistryError> {
         let inner = self.inner.clone();
+        if let Some(there) = inner.upload_elsewhere(repository, id) {
+            inner.append_elsewhere(&there, &Expected::new(range, length), body).await?;
+            return there.finish(digest).await;
+        }
         let session = inner.session(repository, id).await?;
         let mut state = session.hold()?;
         let digest = *digest;
@@ -191,6 +201,9 @@ impl Registry {
     /// [`RegistryError::UploadUnknown`], [`RegistryError::UploadBusy`], or our own trouble.
     pub async fn cancel_upload(&self, repository: &RepositoryName, id: &UploadId) -> Result<(), RegistryError> {
         let inner = self.inner.clone();
+        if let Some(there) = inner.upload_elsewhere(repository, id) {
+            return there.cancel().await;
+        }
         let session = inner.session(repository, id).await?;
         let mut state = session.hold()?;
         to_the_end(async move {
@@ -239,9 +252,9 @@ impl Registry {
 }
 
 /// What the client announced of a body.
-struct Expected {
-    first: Option<u64>,
-    length: Option<u64>,
+pub(super) struct Expected {
+    pub(super) first: Option<u64>,
+    pub(super) length: Option<u64>,
 }
 
 impl Expected {

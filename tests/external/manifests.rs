@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::harness::{Content, Image, ImageBuilder, Index, Kind, Reply, Upstream, images::sha256};
-use crate::site::{Lie, Site, blob, manifest};
+use crate::site::{Lie, Site, manifest};
 
 /// When the images of tests were made, in UNIX seconds.
 const MADE_AT: i64 = 1_704_067_200;

@@ -25,11 +25,11 @@ use crate::harness::images::sha256;
 use crate::harness::{Image, ImageBuilder};
 
 /// The answers in which bytes of blobs and manifests travel, by their number in the protocol.
-const MANIFEST: u8 = 0;
 const BLOB_SIZE: u8 = 1;
 const BLOB_PART: u8 = 3;
 const REFUSED: u8 = 9;
 const OPENED_WITH_PROOF: u8 = 23;
+const MANIFEST: u8 = 24;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Lie {
@@ -53,6 +53,11 @@ enum Lie {
 
 /// An answer about a blob: size, root, tree, beginning, what proves that, holders.
 type Opened = (u64, [u8; 32], Vec<u8>, Vec<u8>, Vec<[u8; 32]>, Vec<NodeId>);
+
+/// What is known of a manifest: size, labels, times.
+type Facts = (u64, String, Option<i64>, Option<i64>, i64, Option<i64>);
+/// An answer about a manifest: digest, media type, bytes, whether it is stale, when its layers were made, what is known of it.
+type Described = (String, String, Option<Vec<u8>>, bool, Option<(i64, i64)>, Option<Facts>);
 
 struct Liar {
     honest: RegistryContent,
@@ -99,11 +104,12 @@ impl Content for Liar {
                 answer_of(OPENED_WITH_PROOF, &opened)
             }
             (Lie::WrongManifest, MANIFEST) => {
-                let mut bytes = answer.to_vec();
-                // Behind the last brace of a manifest nothing follows.
-                let last = bytes.len() - 1;
-                bytes[last] = b' ';
-                bytes.into()
+                let mut described: Described = postcard::from_bytes(body).expect("a manifest");
+                match described.2.as_mut().and_then(|bytes| bytes.last_mut()) {
+                    Some(last) => *last = b' ',
+                    None => return Ok(answer),
+                }
+                answer_of(MANIFEST, &described)
             }
             _ => return Ok(answer),
         };

@@ -25,5 +25,6 @@ mod pushes;
 mod reused;
 mod sources;
 mod sync;
+mod uploads;
 mod versions;
 mod waiting;

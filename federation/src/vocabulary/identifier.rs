@@ -1,4 +1,4 @@
-use super::{ParseError, text_form};
+use super::{NodeId, ParseError, text_form};
 
 /// Declares an identifier of 128 random bits, written as 32 lower-case hexadecimal digits.
 macro_rules! random_identifier {
@@ -52,6 +52,22 @@ random_identifier!(
     "request id"
 );
 
+/// The digits of an upload's name that tell its node. The others cannot be guessed.
+const NODE_DIGITS: usize = 8;
+
+impl UploadId {
+    /// A fresh one that begins with the digits of the node that holds the session, so that others know whom to ask.
+    pub fn random_at(node: NodeId) -> Self {
+        let (node, random) = (node.to_string(), Self::random());
+        Self(format!("{}{}", &node[..NODE_DIGITS], &random.0[NODE_DIGITS..]).into())
+    }
+
+    /// Whether it begins as names do of sessions that this node holds.
+    pub fn is_at(&self, node: NodeId) -> bool {
+        node.to_string()[..NODE_DIGITS] == self.0[..NODE_DIGITS]
+    }
+}
+
 impl From<&UploadId> for StorageKey {
     /// The key of the blob that an upload becomes: the same digits, so that what a crash left between bytes and row can
     /// be told to belong to its session.
@@ -92,6 +108,15 @@ text_form!(TenantId);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_uploads_tell_their_nodes_and_nothing_that_could_be_guessed() {
+        let [one, other] = [1, 2].map(|number| NodeId::from_public_key([number; 32]));
+        let (a, b) = (UploadId::random_at(one), UploadId::random_at(one));
+        assert!(a.is_at(one) && b.is_at(one) && !a.is_at(other), "{a}");
+        assert_ne!(a, b);
+        assert_eq!(UploadId::parse(a.as_str()).unwrap(), a);
+    }
 
     #[test]
     fn random_identifiers_differ_and_round_trip() {

@@ -40,7 +40,9 @@ use bytes::Bytes;
 use keppel_federation::vocabulary::{AccountName, Reference, RepositoryName};
 
 pub use accepting::GATHERED_MAX;
-pub use upstream::{AccountsElsewhere, BlobOpening, Deletion, Primary, RemoteBlob, RemoteManifest, Upstream};
+pub use upstream::{
+    AccountsElsewhere, BlobOpening, Deletion, Primary, RemoteBlob, RemoteManifest, UploadStep, Upstream,
+};
 
 pub use backfills::BackfillStatus;
 pub use comparing::{AccountSums, CopyComparison, CopyDifference};

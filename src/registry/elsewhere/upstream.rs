@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName, Tag};
+use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName, Tag, UploadId};
 
 use super::{AccountSums, Priority};
 use crate::external::ManifestAnswer;
@@ -87,6 +87,24 @@ pub enum Deletion {
     Blob(Digest),
     /// A repository with all that it holds.
     Repository,
+}
+
+/// What is done with an upload session that another node holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UploadStep {
+    /// Say how far it is.
+    Status,
+    /// Append; when that is answered, the bytes are on disk there.
+    Append {
+        /// The place where they belong, where it is known.
+        offset: Option<u64>,
+        /// Some of the blob.
+        bytes: Bytes,
+    },
+    /// End it: what has arrived becomes this blob of the repository there.
+    Finish(Digest),
+    /// Give it up.
+    Cancel,
 }
 
 /// The other regions, as the registry sees them.
@@ -318,6 +336,24 @@ pub trait Upstream: Send + Sync + 'static {
     ) -> Result<Vec<Digest>, RegistryError> {
         let _ = (at, repository, blobs);
         Ok(Vec::new())
+    }
+
+    /// The other member that holds an upload session, if there is one. A look-up in memory.
+    fn upload_holder(&self, id: &UploadId) -> Option<Primary> {
+        let _ = id;
+        None
+    }
+
+    /// Has that member do something with the session; gives how far it is then, unless it has ended.
+    async fn step_upload(
+        &self,
+        at: &Primary,
+        repository: &RepositoryName,
+        id: &UploadId,
+        step: UploadStep,
+    ) -> Result<Option<u64>, RegistryError> {
+        let _ = (at, repository, step);
+        Err(RegistryError::UploadUnknown { id: id.clone() })
     }
 
     /// The accounts of each other node that is a primary; `within`: no other account than that. A look-up in memory.

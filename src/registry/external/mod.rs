@@ -8,7 +8,8 @@
 //! cannot be asked, the answer is marked stale; only a 404 there is absence; what comes is compared with its digest
 //! before it is kept, and before a client has all of it; whoever may not have things fetched gets what is here.
 //!
-//! Deliberately absent: lists and referrers of what is not here, and fetching before somebody asks.
+//! Deliberately absent: lists and referrers of what is not here, and fetching before somebody asks, but for configurations of
+//! images (`configs`).
 
 mod delegated;
 mod flight;

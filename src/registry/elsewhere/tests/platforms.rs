@@ -80,7 +80,9 @@ async fn left_with(filter: Value) -> [bool; 3] {
         let digest = digest_of_bytes(&bytes);
         let target = ManifestTarget::Digest { digest, tags: Vec::new() };
         let media_type = format!("application/vnd.oci.image.{kind}");
-        record_from_elsewhere(&registry.inner, &app(), &digest, target, &media_type, bytes.clone()).await.unwrap();
+        record_from_elsewhere(&registry.inner, &app(), &digest, target, &media_type, bytes.clone(), None)
+            .await
+            .unwrap();
         bytes
     };
     let mut listed = Vec::new();
