@@ -271,4 +271,10 @@ async fn every_region_says_the_same_of_what_is_mirrored() {
     {
         assert_same(&all, path).await;
     }
+    // Without the primary a region lists what was pulled there, and says that it may not be all.
+    eu.signal(libc::SIGSTOP);
+    let known = us.client.get(list).await.expect(200);
+    eu.signal(libc::SIGCONT);
+    assert!(known.header("warning").starts_with("110 "), "{:?}", known.headers);
+    assert!(known.text().contains(&image.digest()), "{}", known.text());
 }
