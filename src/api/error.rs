@@ -241,6 +241,9 @@ impl ApiError {
             AuthError::BadRequest(_) | AuthError::Scope(_) => {
                 Self::new(S::BAD_REQUEST, Code::Unsupported, error.to_string())
             }
+            AuthError::CutOff => {
+                Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, error.to_string()).retry_after(RETRY_CLAIM)
+            }
             AuthError::Unavailable(cause) => Self::unavailable(cause.clone()),
         }
     }

@@ -15,7 +15,7 @@ use crate::auth::{
     People, RecordKind, RecordOutcome, RecordStore, Records as _, Tokens,
 };
 use crate::config::{AuthDriverName, Config};
-use crate::model::{Clock, SystemClock};
+use crate::model::{Clock, SystemClock, uptime};
 use crate::peering::records::FederationRecords;
 
 /// The file in the data folder that holds the keys that tokens are signed with.
@@ -50,10 +50,15 @@ pub(super) fn people(config: &Config, federation: &Federation) -> People {
 /// Builds the auth room as configured.
 pub(super) async fn start(config: &Config, federation: &Federation) -> Result<(Auth, AuthKeeper), StartError> {
     let records = Arc::new(FederationRecords::new(federation.clone()));
-    let (config, store, node) = (config.clone(), records.clone(), federation.node());
-    let built = tokio::task::spawn_blocking(move || build(&config, node, store)).await;
+    let (settings, store, node) = (config.clone(), records.clone(), federation.node());
+    let built = tokio::task::spawn_blocking(move || build(&settings, node, store)).await;
     let (auth, htpasswd) = built.unwrap_or_else(|_| Err(StartError::Panicked))?;
-    let upkeep = Upkeep { auth: auth.clone(), records, htpasswd };
+    let contact = matches!(config.auth.driver, AuthDriverName::Local | AuthDriverName::Oidc).then(|| Contact {
+        federation: federation.clone(),
+        since: uptime(),
+        trusted_for: config.auth.trust_when_cut_off,
+    });
+    let upkeep = Upkeep { auth: auth.clone(), records, htpasswd, contact };
     // Before the door opens, so that the first token is good everywhere; without a majority, as soon as there is one.
     upkeep.publish_keys().await;
     let stop = CancellationToken::new();
@@ -110,6 +115,32 @@ struct Upkeep {
     auth: Auth,
     records: Arc<FederationRecords>,
     htpasswd: Option<Arc<HtpasswdDriver>>,
+    /// Where people are what the federation says of them.
+    contact: Option<Contact>,
+}
+
+/// How long ago most of the federation was heard.
+struct Contact {
+    federation: Federation,
+    /// Counts as heard, as uptime: nothing was heard before the start.
+    since: Duration,
+    trusted_for: Duration,
+}
+
+impl Contact {
+    /// Lets nobody in by what may be too old by now, and again once it is not.
+    fn look_after(&self, auth: &Auth) {
+        let silence = uptime().saturating_sub(self.federation.majority_asked_at().unwrap_or(self.since));
+        let is_cut_off = silence > self.trusted_for;
+        match auth.set_cut_off(is_cut_off) {
+            true if is_cut_off => tracing::error!(
+                ?silence,
+                "most other regions have been silent for longer than auth.trust_when_cut_off: nobody who logs in is let in"
+            ),
+            true => tracing::info!("other regions are heard again: who logs in is let in as they say"),
+            false => {}
+        }
+    }
 }
 
 impl Upkeep {
@@ -120,6 +151,9 @@ impl Upkeep {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
+            }
+            if let Some(contact) = &self.contact {
+                contact.look_after(&self.auth);
             }
             let (auth, records, htpasswd) = (self.auth.clone(), self.records.clone(), self.htpasswd.clone());
             let _ = tokio::task::spawn_blocking(move || look_at_files(&auth, &records, htpasswd.as_deref())).await;

@@ -21,6 +21,12 @@ pub enum AuthError {
     /// More callers wait for their password to be checked than may.
     #[error("too many logins at once")]
     Overloaded,
+    /// This region has been cut off from the others for longer than what it knows of people may be trusted.
+    #[error(
+        "this region has not heard from the others for longer than auth.trust_when_cut_off, so that it cannot know who may \
+         still log in: try again later, or in another region"
+    )]
+    CutOff,
     /// Checking failed for reasons of our own.
     #[error("the credentials could not be checked: {0}")]
     Unavailable(String),

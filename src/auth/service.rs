@@ -1,5 +1,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use keppel_federation::vocabulary::{AccountName, RepositoryName, TenantId};
 
@@ -47,6 +48,7 @@ pub(super) struct Inner {
     verdicts: Verdicts,
     policies: PolicyCache,
     clock: Arc<dyn Clock>,
+    is_cut_off: AtomicBool,
 }
 
 impl Auth {
@@ -61,7 +63,17 @@ impl Auth {
         let AuthOptions { verdicts_max, accepted_seconds, refused_seconds, policies_weight_max } = *options;
         let verdicts = Verdicts::new(verdicts_max, accepted_seconds, refused_seconds, clock.clone());
         let policies = PolicyCache::new(policies_weight_max);
-        Self { inner: Arc::new(Inner { driver, records, tokens, verdicts, policies, clock }) }
+        Self {
+            inner: Arc::new(Inner {
+                driver,
+                records,
+                tokens,
+                verdicts,
+                policies,
+                clock,
+                is_cut_off: AtomicBool::new(false),
+            }),
+        }
     }
 
     /// The name of the driver.
@@ -77,6 +89,19 @@ impl Auth {
     /// Where people log in, if not here.
     pub fn login_hint(&self) -> Option<LoginHint> {
         self.inner.driver.login_hint()
+    }
+
+    /// Whether nobody who logs in can be trusted any more, since what this region knows of them is too old. Gives whether that
+    /// is new.
+    pub fn set_cut_off(&self, is_cut_off: bool) -> bool {
+        self.inner.is_cut_off.swap(is_cut_off, Ordering::Relaxed) != is_cut_off
+    }
+
+    fn refuse_cut_off(&self) -> Result<(), AuthError> {
+        match self.inner.is_cut_off.load(Ordering::Relaxed) {
+            true => Err(AuthError::CutOff),
+            false => Ok(()),
+        }
     }
 
     /// The tokens.
@@ -175,6 +200,7 @@ impl Auth {
     }
 
     fn by_login(&self, login: Login) -> Result<Caller, AuthError> {
+        self.refuse_cut_off()?;
         let Login { identity, credential, limit, ends_at } = login;
         let standing = self.inner.driver.standing(&identity).ok_or(AuthError::InvalidCredentials)?;
         // A remembered verdict must not outlive the credential.
@@ -194,6 +220,9 @@ impl Auth {
 
     pub(super) fn by_claims(&self, verified: &Verified) -> Result<Caller, AuthError> {
         let Verified { claims, identity, limit, .. } = verified;
+        if **identity != Identity::Anonymous {
+            self.refuse_cut_off()?;
+        }
         let (identity, limit) = (identity.clone(), *limit);
         let standing = self.inner.driver.standing(&identity).ok_or(TokenError::Revoked)?;
         if !standing.honours(claims.epoch, claims.credential.as_deref(), self.inner.clock.now()) {

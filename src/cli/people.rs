@@ -29,8 +29,11 @@ struct Node {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Asks the node that runs on the data folder; a change holds in all regions at once. The users \
-                        count where auth.driver is \"local\" or \"oidc\".")]
+#[command(
+    after_help = "Asks the node that runs on the data folder; a change holds at once in all regions that are not \
+                        cut off, and in others as auth.trust_when_cut_off says. The users \
+                        count where auth.driver is \"local\" or \"oidc\"."
+)]
 pub(super) struct User {
     #[command(flatten)]
     node: Node,
@@ -125,8 +128,9 @@ enum UserCommand {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Asks the node that runs on the data folder; a change holds in all regions at once. The robots \
-                        count where auth.driver is \"local\" or \"oidc\"."
+    after_help = "Asks the node that runs on the data folder; a change holds at once in all regions that are not cut off, and in \
+                  others as auth.trust_when_cut_off says. The robots count where \
+                  auth.driver is \"local\" or \"oidc\"."
 )]
 pub(super) struct Robot {
     #[command(flatten)]

@@ -162,7 +162,12 @@ sections! {
         service: String = "keppel";
         /// The URL of the token endpoint, where clients reach it by another host than that of their requests.
         token_url: Option<String> = "", example "https://registry.example.org/keppel/v1/auth";
-        /// How long a token is good. A user who is removed or changed loses theirs at once, however long they are good.
+        /// For how long a region that is cut off from most others goes on letting in whom it knew then. Whoever is removed or
+        /// changed loses their rights at once in all regions that are not, and in such a one when this time is over: then it
+        /// serves only what everybody may pull.
+        trust_when_cut_off: Duration = "1d", from "5s" to "3650d";
+        /// How long a token is good. A user who is removed or changed loses theirs at once, however long they are good: see
+        /// `trust_when_cut_off`.
         token_lifetime: Duration = "10m", from "1m" to "1d";
         /// How long a refresh token is good, with which a client gets new tokens.
         refresh_token_lifetime: Duration = "14d", from "1h" to "365d";

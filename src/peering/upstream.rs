@@ -160,6 +160,12 @@ impl Upstream for FederationUpstream {
         others.into_iter().map(other).collect()
     }
 
+    fn silent_regions(&self) -> Vec<String> {
+        let members = self.federation.members().into_iter().filter(|member| member.role == Role::Full);
+        let silent = members.filter(|member| self.federation.health_of(member.node) == Some(Health::Down));
+        silent.map(|member| member.region.to_string()).collect()
+    }
+
     fn node(&self) -> NodeId {
         self.federation.node()
     }

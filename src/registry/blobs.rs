@@ -121,10 +121,7 @@ impl Registry {
                 let flight = self.inner.join_flight(elsewhere, repository, digest).await?;
                 (flight.size_bytes(), Place::OnTheWay(flight))
             }
-            false => {
-                let size_bytes = elsewhere.upstream.blob_size_bytes(&elsewhere.primary, repository, digest).await?;
-                (size_bytes, Place::There)
-            }
+            false => (self.inner.size_elsewhere(elsewhere, repository, digest).await?, Place::There),
         };
         self.inner.want_copy(&repository.account());
         Ok(BlobInfo { digest: *digest, size_bytes, repository: repository.clone(), place })

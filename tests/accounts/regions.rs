@@ -10,7 +10,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Client, images::sha256, process::Daemon, server::free_port},
+    harness::{Client, Image, images::sha256, process::Daemon, server::free_port},
     site::{Reply, reply},
 };
 
@@ -28,6 +28,10 @@ pub struct Region {
 impl Region {
     /// Starts a region and waits until its operator is answered.
     pub fn start(folder: &Path, name: &str) -> Self {
+        Self::start_with(folder, name, &[])
+    }
+
+    fn start_with(folder: &Path, name: &str, more: &[&str]) -> Self {
         let (port, http) = (free_port(), free_port());
         let data = folder.join(name).display().to_string();
         let settings = [
@@ -41,7 +45,8 @@ impl Region {
             "auth.driver=local".into(),
             "log.filter=warn".into(),
         ];
-        let settings: Vec<String> = settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]).collect();
+        let settings = settings.into_iter().chain(more.iter().map(|setting| (*setting).to_owned()));
+        let settings: Vec<String> = settings.flat_map(|setting| ["--set".to_owned(), setting]).collect();
         let mut command = Command::new(env!("CARGO_BIN_EXE_keppel"));
         command.args(["serve", "--data", &data, "--listen", &format!("127.0.0.1:{http}")]).args(&settings);
         let process = Daemon::start(&mut command, &folder.join(format!("{name}.log")), Duration::from_secs(20));
@@ -109,7 +114,11 @@ pub async fn within(limit: Duration, what: &str, holds: impl AsyncFn() -> bool) 
 
 /// Three regions that vote.
 pub async fn federation(folder: &Path) -> [Region; 3] {
-    let regions = ["eu", "us", "ap"].map(|name| Region::start(folder, name));
+    federation_with(folder, &[]).await
+}
+
+async fn federation_with(folder: &Path, more: &[&str]) -> [Region; 3] {
+    let regions = ["eu", "us", "ap"].map(|name| Region::start_with(folder, name, more));
     for (joining, name) in [(1, "us"), (2, "ap")] {
         let invitation = regions[0].told(&["federation", "invite", "--region", name]);
         regions[joining].told(&["federation", "join", &invitation]);
@@ -310,4 +319,41 @@ async fn a_replica_is_made_with_a_token_that_is_good_once_and_nothing_is_half_ma
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_region_that_is_cut_off_lets_in_whom_it_knew_for_as_long_as_it_may() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [eu, mut us, mut ap] = federation_with(folder.path(), &["auth.trust_when_cut_off=10s"]).await;
+    let secret = eu.told(&["user", "add", "ada", "--role", "acme=admin"]);
+    let ada = ("ada", secret.as_str());
+    let public = json!({"rbac_policies": [{"match_repository": "open", "permissions": ["anonymous_pull"]}]});
+    eu.put_account("acme-prod", ada, public).await.expect(200, "");
+    let token = eu.token(ada, "repository:acme-prod/app:pull,push").await;
+    let image = Image::small(1);
+    for blob in image.blobs() {
+        let path = format!("/v2/acme-prod/open/blobs/uploads/?digest={}", blob.digest());
+        let push = eu.client.request(Method::POST, &path).basic_auth(ada.0, Some(ada.1)).body(blob.bytes.clone());
+        assert_eq!(reply(push).await.status, 201);
+    }
+    let blob = format!("/v2/acme-prod/open/blobs/{}", image.layers[0].digest());
+    let statuses = async |path: &str| {
+        let by_token = reply(eu.client.request(Method::GET, path).bearer_auth(&token)).await.status.as_u16();
+        [eu.ask("GET", path, ada, None).await.status.as_u16(), by_token]
+    };
+    let cut = Instant::now();
+    us.process.kill();
+    ap.process.kill();
+    assert_eq!(statuses("/v2/").await, [200, 200], "it knew her a moment ago");
+    within(Duration::from_secs(30), "she is not let in any more", async || statuses("/v2/").await == [503, 503]).await;
+    assert!(cut.elapsed() > Duration::from_secs(9), "{:?}", cut.elapsed());
+    let refused = eu.ask("GET", &blob, ada, None).await;
+    assert_eq!(refused.status, 503);
+    assert!(refused.text.contains("trust_when_cut_off") && refused.headers.contains_key("retry-after"));
+    let login = eu.ask("GET", "/keppel/v1/auth?service=keppel", ada, None).await;
+    assert_eq!(login.status, 503, "{}", login.text);
+    // What everybody may have, they have.
+    assert_eq!(eu.ask("GET", &blob, ("", ""), None).await.status, 200);
+    let _us = Region::start_with(folder.path(), "us", &["auth.trust_when_cut_off=10s"]);
+    within(PATIENCE, "she is let in again", async || statuses("/v2/").await == [200, 200]).await;
 }

@@ -2,7 +2,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::copies::put_account;
-use crate::federation::{three_regions, three_regions_with};
+use crate::federation::{three_regions, three_regions_with, until};
 use crate::harness::client::send;
 use crate::harness::images::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
 use crate::harness::{Content, Image, ImageBuilder, Index, Kind};
@@ -149,7 +149,7 @@ async fn bytes_of_accounts_of_other_regions_are_limited_where_nothing_of_them_is
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_may_come_in_parts_by_way_of_several_regions() {
-    let [eu, us, ap] = three_regions();
+    let [eu, mut us, ap] = three_regions();
     eu.client.push_image("acme/app", "v0", &Image::small(1)).await;
     // Blobs by way of one and the manifest by way of another; the primary is either, or neither.
     for (number, (blobs, manifest)) in [(&us, &ap), (&us, &eu), (&eu, &us), (&ap, &us)].into_iter().enumerate() {
@@ -203,4 +203,25 @@ async fn a_push_may_come_in_parts_by_way_of_several_regions() {
         eu.client.put_manifest(repository, "v9", &image.manifest).await.expect(201);
         us.client.assert_image(repository, "v9", &image).await;
     }
+    // Where it was pushed it can be deleted, although its primary has never heard of it.
+    let image = ImageBuilder::new(40).layers(1).build();
+    let path = format!("/v2/acme/app/blobs/{}", us.client.push_blob("acme/app", &image.layers[0].bytes).await);
+    ap.client.delete(&path).await.expect_error(404, "BLOB_UNKNOWN");
+    us.client.get(&path).await.expect(200);
+    us.client.delete(&path).await.expect(202);
+    us.client.get(&path).await.expect_error(404, "BLOB_UNKNOWN");
+    us.client.delete(&path).await.expect_error(404, "BLOB_UNKNOWN");
+    // What may be in a region that does not answer is not said to be nowhere.
+    eu.client.push_blob("acme/app", &image.config.bytes).await;
+    us.client.push_blob("acme/app", &image.layers[0].bytes).await;
+    us.server.kill();
+    for _ in 0..2 {
+        let refused = eu.client.put_manifest("acme/app", "v40", &image.manifest).await;
+        assert!(!refused.expect_error(503, "UNAVAILABLE").header("retry-after").is_empty());
+        until("a dead region is known for one", || !eu.sees_alive("us"));
+    }
+    us.restart();
+    until("it is back", || eu.sees_alive("us"));
+    eu.client.put_manifest("acme/app", "v40", &image.manifest).await.expect(201);
+    ap.client.assert_image("acme/app", "v40", &image).await;
 }

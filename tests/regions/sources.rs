@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use crate::federation::{Region, large_blob, one_and_three, three_regions};
+use crate::harness::images::sha256;
 
 const RECEIVED: &str = "keppel_transfer_received_bytes_total";
 const SENT: &str = "keppel_transfer_sent_bytes_total";
@@ -38,12 +39,18 @@ async fn a_pull_goes_on_when_the_primary_is_killed_and_another_region_has_the_bl
     let pull = tokio::spawn(async move { client.get(&asked).await });
     until_received(&ap, 4 * MIB).await;
     eu.server.kill();
+    // How large it is, is known of one that is on its way.
+    let size_bytes = layer.len().to_string();
+    assert_eq!(ap.client.head(&path).await.expect(200).header("content-length"), size_bytes);
     assert!(pull.await.expect("it ends").expect(200).body == layer);
     assert!(us.counter(SENT).await > 0);
     // Nor is the primary needed to begin.
     let small = large_blob(3);
     let path = format!("/v2/acme/app/blobs/{}", us.client.push_blob("acme/app", &small).await);
+    assert_eq!(ap.client.head(&path).await.expect(200).header("content-length"), small.len().to_string());
     assert!(ap.client.get(&path).await.expect(200).body == small);
+    let nowhere = format!("/v2/acme/app/blobs/{}", sha256(b"never pushed"));
+    ap.client.head(&nowhere).await.expect(503);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -111,6 +111,7 @@ fn refuse(error: &AuthError) -> Response {
         }
         AuthError::BadHeader(_) | AuthError::BadRequest(_) | AuthError::Scope(_) => (StatusCode::BAD_REQUEST, None),
         AuthError::Overloaded => (StatusCode::TOO_MANY_REQUESTS, Some((RETRY_AFTER, HeaderValue::from_static("1")))),
+        AuthError::CutOff => (StatusCode::SERVICE_UNAVAILABLE, Some((RETRY_AFTER, HeaderValue::from_static("5")))),
         AuthError::Unavailable(cause) => {
             tracing::error!(cause, "credentials could not be checked");
             let reason = "the credentials cannot be checked at the moment; try again";

@@ -58,7 +58,7 @@ impl Registry {
     /// Cancel safety: fetches go on; asking again joins them.
     ///
     /// # Errors
-    /// Our own trouble.
+    /// [`RegistryError::PrimaryUnreachable`] when a region cannot be asked that may have what is missing; our own trouble.
     pub(in crate::registry) async fn gather_blobs(
         &self,
         repository: &RepositoryName,
@@ -75,14 +75,21 @@ impl Registry {
         let others = upstream.others(&repository.account()).into_iter().take(SEARCHED_MAX);
         let mut asked: FuturesUnordered<_> = others.map(ask).collect();
         let (mut left, mut found): (BTreeSet<Digest>, _) = (missing.iter().copied().collect(), Vec::new());
+        let mut silent = upstream.silent_regions();
         while !left.is_empty()
             && let Some((node, has)) = asked.next().await
         {
-            let has = has.ok().and_then(Result::ok).unwrap_or_default();
+            let has = has.ok().and_then(Result::ok);
+            silent.extend(has.is_none().then(|| node.region.clone()));
+            let has = has.unwrap_or_default();
             let new: Vec<Digest> = has.into_iter().filter(|digest| left.remove(digest)).collect();
             if !new.is_empty() {
                 found.push((node, new));
             }
+        }
+        if let (Some(digest), Some(region)) = (left.first(), silent.pop()) {
+            let reason = format!("blob {digest} may have been pushed there: try again, or push it again");
+            return Err(RegistryError::PrimaryUnreachable { account: repository.account(), region, reason });
         }
         if !left.is_empty() {
             return Ok(false);

@@ -37,7 +37,7 @@ mod upstream;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keppel_federation::vocabulary::{AccountName, Reference, RepositoryName};
+use keppel_federation::vocabulary::{AccountName, Digest, Reference, RepositoryName};
 
 pub use accepting::GATHERED_MAX;
 pub use upstream::{
@@ -307,9 +307,35 @@ impl Inner {
         what: Deletion,
     ) -> Result<(), RegistryError> {
         self.refuse_deleted_here(repository, &what).await?;
-        elsewhere.upstream.delete(&elsewhere.primary, repository, &what).await?;
+        let deleted = elsewhere.upstream.delete(&elsewhere.primary, repository, &what).await;
+        if let (
+            Err(RegistryError::BlobUnknown { .. } | RegistryError::RepositoryUnknown { .. }),
+            Deletion::Blob(digest),
+        ) = (&deleted, &what)
+            && self.drop_pushed(repository, digest).await?
+        {
+            return Ok(());
+        }
+        deleted?;
         self.forget(repository, &what).await;
         Ok(())
+    }
+
+    /// Takes away a blob that was pushed here, for a manifest that has not come: the primary has not heard of it. Gives whether
+    /// there was one.
+    async fn drop_pushed(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, RegistryError> {
+        let (name, digest) = (repository.clone(), *digest);
+        let dropped = self.metadata.write(move |transaction| {
+            let Some(id) = transaction.get_repository(&name)? else { return Ok(false) };
+            let Some(blob) = transaction.get_mounted_blob(id, &digest)? else { return Ok(false) };
+            if transaction.get_manifest_using_blob(id, blob.id)?.is_some() {
+                return Ok::<_, RegistryError>(false);
+            }
+            // The bytes are left to the storage sweep.
+            transaction.unmount_blob(id, blob.id)?;
+            Ok(true)
+        });
+        dropped.await
     }
 
     /// Takes away what the primary no longer has. What cannot be taken away now is only ever served marked as stale, or

@@ -10,16 +10,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use keppel_federation::vocabulary::{Digest, NodeId};
+use keppel_federation::vocabulary::{Digest, NodeId, RepositoryName};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Elsewhere;
 use super::board::FIRST_PART_BYTES;
 use super::fetching::Giver;
 use super::flight::Flight;
 use super::standing::Fault;
 use super::upstream::{BlobOpening, Primary, RemoteBlob};
-use crate::registry::{Priority, RegistryError};
+use crate::registry::{Inner, Priority, RegistryError};
 use crate::storage::{BEGINNING_BYTES, Outboard, Verifier};
 
 /// How long nodes of the region may take to say that they have a blob, beyond the way there and back.
@@ -62,6 +63,41 @@ fn leader(nodes: impl Iterator<Item = NodeId>, digest: &Digest) -> Option<NodeId
         *hasher.finalize().as_bytes()
     };
     nodes.max_by_key(weight)
+}
+
+impl Elsewhere {
+    /// How long the primary may say nothing until others are asked beside it.
+    fn patience(&self) -> Duration {
+        let (upstream, primary) = (&self.upstream, self.primary.node);
+        match upstream.is_down(primary) {
+            true => Duration::ZERO,
+            false => PRIMARY_PATIENCE.max(upstream.round_trip(primary).unwrap_or_default() * 3),
+        }
+    }
+}
+
+impl Inner {
+    /// The size of a blob that is not here, in bytes: of one that is on its way from that, else as the primary says, else as
+    /// whoever says that would give its bytes.
+    pub(in crate::registry) async fn size_elsewhere(
+        &self,
+        elsewhere: Elsewhere,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<u64, RegistryError> {
+        if let Some(flight) = self.flights.under_way(repository, digest)
+            && flight.head().is_ok()
+        {
+            return Ok(flight.size_bytes());
+        }
+        let asked = elsewhere.upstream.blob_size_bytes(&elsewhere.primary, repository, digest);
+        match timeout(elsewhere.patience(), asked).await {
+            Ok(Err(error)) if is_unreachable(&error) => {}
+            Ok(said) => return said,
+            Err(_) => {}
+        }
+        Ok(self.join_flight(elsewhere, repository, digest).await?.size_bytes())
+    }
 }
 
 impl Flight {
@@ -280,11 +316,7 @@ impl Flight {
     }
 
     fn primary_patience(&self) -> Duration {
-        let (upstream, primary) = (&self.source.upstream, self.source.primary.node);
-        match upstream.is_down(primary) {
-            true => Duration::ZERO,
-            false => PRIMARY_PATIENCE.max(upstream.round_trip(primary).unwrap_or_default() * 3),
-        }
+        self.source.patience()
     }
 
     fn silent(&self) -> RegistryError {

@@ -356,6 +356,11 @@ pub trait Upstream: Send + Sync + 'static {
         Err(RegistryError::UploadUnknown { id: id.clone() })
     }
 
+    /// Regions with nodes that are known not to answer.
+    fn silent_regions(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The accounts of each other node that is a primary; `within`: no other account than that. A look-up in memory.
     fn primaries(&self, within: Option<&AccountName>) -> Vec<AccountsElsewhere> {
         let _ = within;
