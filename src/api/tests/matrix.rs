@@ -21,12 +21,16 @@ const PASSWORD: &str = "swordfish";
 const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Accounts that can be looked at, and a federation that decides nothing.
-struct Book(Arc<MemoryRecords>);
+struct Book {
+    records: Arc<MemoryRecords>,
+    /// Whether it says what was decided.
+    answers: bool,
+}
 
 #[async_trait::async_trait]
 impl AccountBook for Book {
     fn get(&self, name: &AccountName) -> Option<AccountEntry> {
-        let record = self.0.get_account(name)?;
+        let record = self.records.get_account(name)?;
         Some(AccountEntry {
             name: name.clone(),
             tenant: record.tenant,
@@ -46,7 +50,7 @@ impl AccountBook for Book {
         names.iter().filter(|name| after.is_none_or(|after| *name > after)).filter_map(|name| self.get(name)).collect()
     }
     async fn catch_up(&self) -> Result<(), Undecided> {
-        Ok(())
+        if self.answers { Ok(()) } else { Err(Undecided("nobody says what was decided".into())) }
     }
     fn peers(&self) -> Vec<PeerEntry> {
         Vec::new()
@@ -80,8 +84,8 @@ impl AccountBook for Book {
     }
 }
 
-/// A node with all callers, and what each logs in with.
-async fn start() -> (Node, Vec<(Who, String)>) {
+/// A node with all callers, and what each logs in with; `answers`: whether the federation says what was decided.
+async fn start(answers: bool) -> (Node, Vec<(Who, String)>) {
     let records = Arc::new(MemoryRecords::default());
     let hasher = PasswordHasher::new(PasswordOptions { memory_kib: 64, passes: 1, ..PasswordOptions::default() });
     let mut secrets = Vec::new();
@@ -120,7 +124,7 @@ async fn start() -> (Node, Vec<(Who, String)>) {
     records.put_account("acme".parse().unwrap(), "tenant".parse().unwrap(), settings);
     records.put_account("other".parse().unwrap(), "others".parse().unwrap(), b"{}".to_vec());
     let driver = Arc::new(LocalDriver::new(records.clone(), hasher, Arc::new(ManualClock::new(NOW)), 100));
-    let book = Arc::new(Book(records.clone()));
+    let book = Arc::new(Book { records: records.clone(), answers });
     let node = Node::start_with_book(ApiOptions::default(), driver, records, book);
     (node, secrets)
 }
@@ -160,7 +164,7 @@ async fn token(node: &Node, who: Who, secret: &str, place: Place) -> String {
 
 #[tokio::test]
 async fn every_route_lets_through_exactly_those_whom_the_tables_let_through() {
-    let (node, secrets) = start().await;
+    let (node, secrets) = start(true).await;
     let secret_of = |who| secrets.iter().find(|(known, _)| *known == who).map_or("", |(_, secret)| secret.as_str());
     let mut asked = 0;
     for place in Place::ALL {
@@ -217,6 +221,39 @@ async fn every_route_lets_through_exactly_those_whom_the_tables_let_through() {
     node.stop().await;
 }
 
+#[tokio::test]
+async fn while_nobody_says_what_was_decided_what_is_hidden_and_what_is_not_there_are_503_in_the_same_words() {
+    let (node, secrets) = start(false).await;
+    let (mut unsaid, mut said) = (0, 0);
+    for place in Place::ALL {
+        let (account, _) = place.parts();
+        for (who, secret) in &secrets {
+            for (endpoint, method) in own(place).into_iter().flat_map(|e| e.allow().split(", ").map(move |m| (e, m))) {
+                let (path, expected) = own_rule(endpoint, method, *who, place);
+                if !matches!(method, "GET" | "DELETE" | "POST") || expected == Through && method != "GET" {
+                    continue;
+                }
+                let request = node.ask(method.parse().unwrap(), &path).basic_auth(who.username(), Some(secret));
+                let found = answer(request).await;
+                let text = String::from_utf8_lossy(&found.body).into_owned();
+                if expected == Hidden {
+                    let words = format!(
+                        "whether there is an account {account} cannot be told now: nobody says what was decided\n"
+                    );
+                    assert_eq!((found.status.as_u16(), text), (503, words), "{who:?} {method} {path}");
+                    assert!(!found.header("retry-after").is_empty());
+                    unsaid += 1;
+                } else {
+                    assert_ne!(found.status, StatusCode::SERVICE_UNAVAILABLE, "{who:?} {method} {path}: {text}");
+                    said += 1;
+                }
+            }
+        }
+    }
+    assert!(unsaid > 100 && said > 100, "{unsaid} {said}");
+    node.stop().await;
+}
+
 #[test]
 fn every_route_is_in_the_lists() {
     let content: BTreeSet<String> = CONTENT.iter().map(|endpoint| word(format!("{endpoint:?}"))).collect();
@@ -243,7 +280,7 @@ async fn an_account_answers_at_its_own_host_and_no_host_opens_anything() {
     records.put_account("other".parse().unwrap(), "others".parse().unwrap(), b"{}".to_vec());
     let driver = Arc::new(LocalDriver::new(records.clone(), hasher, Arc::new(ManualClock::new(NOW)), 100));
     let options = ApiOptions { public_hosts: vec!["registry.example.org".into()], ..ApiOptions::default() };
-    let book = Arc::new(Book(records.clone()));
+    let book = Arc::new(Book { records: records.clone(), answers: true });
     let node = Node::start_with_book(options, driver, records, book);
     let at = |host: &str, method: Method, path: &str| {
         node.ask(method, path).header("host", host).basic_auth("editor", Some(PASSWORD))
