@@ -16,6 +16,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0010_transfers.sql"),
     include_str!("migrations/0011_follow_sources.sql"),
     include_str!("migrations/0012_follow_claims.sql"),
+    include_str!("migrations/0013_pushed_again.sql"),
 ];
 
 /// Brings a database to the latest schema, each step in a transaction of its own.

@@ -159,6 +159,32 @@ async fn a_database_without_transfers_takes_them_and_they_end_with_their_uploads
         .unwrap();
 }
 
+#[tokio::test]
+async fn what_the_twelfth_version_wrote_is_told_when_it_is_pushed_again() {
+    let rows = "
+        INSERT INTO accounts (id, name, created_at) VALUES (1, 'acme', 5);
+        INSERT INTO repositories (id, account_id, full_name, created_at) VALUES (1, 1, 'acme/app', 5);
+        INSERT INTO manifests (id, repository_id, digest, media_type, total_size_bytes, annotations, pushed_at, bytes)
+            VALUES (1, 1, x'01', 'm', 7, '{}', 9, x'61');
+        INSERT INTO tags VALUES (1, 'v1', 1, 9, NULL);
+        UPDATE manifests SET pushed_at = 10; UPDATE tags SET pushed_at = 10;";
+    let (metadata, directory) = of_version(12, rows);
+    drop(metadata);
+    let database = rusqlite::Connection::open(directory.path().join("metadata.db")).unwrap();
+    let told = |from: i64| -> Vec<i64> {
+        let mut events = database.prepare("SELECT kind FROM events WHERE sequence > ?1 ORDER BY sequence").unwrap();
+        events.query_map([from], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    assert_eq!(told(0), [1, 3, 5], "that version told nothing of it");
+    database.execute_batch("UPDATE manifests SET pushed_at = 11; UPDATE tags SET pushed_at = 11").unwrap();
+    assert_eq!(told(3), [3, 5]);
+    // Nothing is told twice, nor of pulls.
+    let silent =
+        "UPDATE manifests SET pushed_at = 11, last_pulled_at = 12; UPDATE tags SET last_pulled_at = 12, pushed_at = 11";
+    database.execute_batch(silent).unwrap();
+    assert_eq!(told(5), [0_i64; 0]);
+}
+
 #[test]
 fn a_database_of_a_later_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();

@@ -92,7 +92,7 @@ fn find_events(
         return Ok(Found::Resync);
     }
     let (mut changes, mut upto) = (Vec::new(), from);
-    for event in reader.list_events(account, from.sequence, ROWS_MAX)? {
+    for mut event in reader.list_events(account, from.sequence, ROWS_MAX)? {
         if room.left == 0 {
             break;
         }
@@ -109,7 +109,12 @@ fn find_events(
                 copy.map(ChangeKind::ManifestPut)
             }
             EventKind::ManifestGone(digest) => Some(ChangeKind::ManifestGone(digest)),
-            EventKind::TagSet(tag, digest) => Some(ChangeKind::TagSet(tag, digest)),
+            EventKind::TagSet(tag, digest) => {
+                // The registry's clock, not the database's; unless it names something else by now.
+                let facts = reader.get_manifest_facts(&event.repository, &digest, Some(&tag))?;
+                event.at = facts.and_then(|facts| facts.tag_pushed_at).unwrap_or(event.at);
+                Some(ChangeKind::TagSet(tag, digest))
+            }
             EventKind::TagGone(tag) => Some(ChangeKind::TagGone(tag)),
             EventKind::BlobGone(digest) => Some(ChangeKind::BlobGone(digest)),
         };

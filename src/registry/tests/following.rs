@@ -75,6 +75,30 @@ async fn what_is_followed_equals_the_primary_after_any_operations_cuts_and_trimm
 }
 
 #[tokio::test]
+async fn what_is_pushed_again_has_the_time_of_that_in_every_region() {
+    let mut pair = Pair::new(Duration::from_millis(60));
+    let (there, here) = (pair.primary.registry.clone(), pair.replica.registry.clone());
+    let app = repository("acme/app");
+    // A pull comes before the copy, and is no push.
+    push(&there, "acme/app", "v1", "first").await.unwrap();
+    pair.replica.clock.advance(500);
+    here.load_manifest(&app, &reference("v1")).await.unwrap();
+    let acme = AccountName::parse("acme").unwrap();
+    for _ in 0..3 {
+        pair.catch_up().await;
+        let (listed, known) =
+            (there.list_manifests(&app, None, 9).await.unwrap(), here.list_manifests(&app, None, 9).await.unwrap());
+        assert!(known.is_stale, "it was read here");
+        assert_eq!(known.items, listed.items);
+        let listed = there.list_account_repositories(&acme, None, 9).await.unwrap();
+        let known = here.list_account_repositories(&acme, None, 9).await.unwrap();
+        assert_eq!(known.items[0].pushed_at, listed.items[0].pushed_at);
+        pair.primary.clock.advance(77);
+        push(&there, "acme/app", "v1", "first").await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_fresh_copy_answers_by_itself_and_a_write_waits_for_it() {
     let mut pair = Pair::new(Duration::from_secs(20));
     let (there, here) = (pair.primary.registry.clone(), pair.replica.registry.clone());
