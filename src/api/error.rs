@@ -145,6 +145,11 @@ impl ApiError {
         Self::trouble(StatusCode::SERVICE_UNAVAILABLE, cause).retry_after(RETRY_SOON)
     }
 
+    /// Something that is in the way for a moment and that the client may know of.
+    pub(crate) fn not_now(message: String) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, message).retry_after(RETRY_SOON)
+    }
+
     /// The head of the request can be read in more than one way.
     pub(crate) fn bad_head(message: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Code::Unsupported, message)
@@ -383,7 +388,7 @@ impl From<RegistryError> for ApiError {
                     .detail(json!({ "account": account, "copies": wanted, "held": held }))
                     .retry_after(RETRY_CLAIM)
             }
-            E::AccountMoving { account, .. } | E::Unconfirmed { account } => {
+            E::AccountMoving { account, .. } | E::Unconfirmed { account } | E::Overdue { account } => {
                 Self::new(S::SERVICE_UNAVAILABLE, Code::Unavailable, message)
                     .detail(json!({ "account": account }))
                     .retry_after(RETRY_SOON)
@@ -441,6 +446,9 @@ impl From<RegistryError> for ApiError {
             E::UploadBusy { .. } => Self::new(S::CONFLICT, Code::BlobUploadInvalid, message).retry_after(RETRY_SOON),
             E::TooManyUploads { limit } => Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, message)
                 .detail(json!({ "action": "uploads", "limit": limit, "retry_after": RETRY_UPLOAD.as_secs() }))
+                .retry_after(RETRY_UPLOAD),
+            E::TooManyTransfers { account } => Self::new(S::TOO_MANY_REQUESTS, Code::TooManyRequests, message)
+                .detail(json!({ "account": account, "action": "pulls", "retry_after": RETRY_UPLOAD.as_secs() }))
                 .retry_after(RETRY_UPLOAD),
             error @ (E::StorageFull | E::Metadata(MetadataError::Full) | E::Storage(StorageError::Full)) => {
                 Self::storage_full(&error)

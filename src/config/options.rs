@@ -71,6 +71,7 @@ impl Config {
             page_size_max: settings.page_size_max,
             pull_times_interval: settings.pull_times_interval,
             pulled_blobs_max_bytes: settings.pulled_blobs_max.map(|size| size.0),
+            pulled_transfers_max: settings.pulled_transfers_max,
             background_bytes_per_second: self.federation.background_bandwidth_max.map(|size| size.0),
             lease: self.federation.lease,
             events_kept_max: self.federation.events_max as u64,

@@ -242,6 +242,9 @@ sections! {
         manifest_cache: ByteSize = "32MiB", from "0B" to "64GiB";
         /// The longest page of a list.
         page_size_max: usize = 1000, from 1 to 100000;
+        /// Blobs of other regions that clients have on their way here at a time, each with its hashes in memory; an account
+        /// gets a quarter of it at most. More wait for a while, then get 429.
+        pulled_transfers_max: usize = 512, from 16 to 100000;
         /// Room for blobs of other regions' accounts, and of accounts that mirror a registry outside, that came here because
         /// they were pulled: the least recently used go first. Replicas keep theirs. Default: no limit.
         pulled_blobs_max: Option<ByteSize> = "", from "1MiB" to "1024TiB", example "100GiB";

@@ -10,10 +10,14 @@ use keppel_federation::Federation;
 use keppel_federation::content::Content;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
 
-use super::messages::{Answer, ExternalAnswer, Question, ReferrerItem, Refusal, Target, UploadRefusal, decode, encode};
+use super::forwarded::ForwardedWrites;
+use super::messages::{
+    Answer, ExternalAnswer, Question, ReferrerItem, Refusal, Target, Terms, UploadRefusal, decode, encode,
+};
+use super::refusals::is_write;
 use super::{succession, uploads};
 use crate::external::{ExternalManifest, ManifestAnswer};
-use crate::registry::{BlobOpening, GATHERED_MAX, ManifestTarget, Registry, RegistryError, RemoteBlob};
+use crate::registry::{BlobOpening, GATHERED_MAX, ManifestTarget, Registry, RegistryError, RemoteBlob, WriteWindow};
 
 /// The most that one question gets of a blob.
 const PART_MAX_BYTES: u64 = 4 << 20;
@@ -33,12 +37,13 @@ const PART_WAIT_MAX: Duration = Duration::from_secs(10);
 pub struct RegistryContent {
     registry: Registry,
     federation: Federation,
+    forwarded: ForwardedWrites,
 }
 
 impl RegistryContent {
     /// Hands out what this registry has.
     pub fn new(registry: Registry, federation: Federation) -> Self {
-        Self { registry, federation }
+        Self { registry, federation, forwarded: ForwardedWrites::new() }
     }
 
     async fn answer_question(&self, from: NodeId, question: Question) -> Result<Answer, Refused> {
@@ -126,8 +131,21 @@ impl RegistryContent {
             Question::Succession(question) => {
                 Ok(Answer::Succession(succession::answer(&self.federation, registry, from, question).await))
             }
-            for_primary => self.answer_as_primary(from, for_primary).await,
+            Question::Clock => Ok(self.forwarded.clock()),
+            Question::Write { terms, question } => self.take_write(from, terms, &question).await,
+            for_primary => answer_as_primary(registry, from, for_primary, &WriteWindow::open()).await,
         }
+    }
+
+    /// Does a write that another node hands over. What it needs goes on when that node hangs up, as far as it has begun.
+    async fn take_write(&self, from: NodeId, terms: Terms, question: &[u8]) -> Result<Answer, Refused> {
+        let question = decode(question).ok().filter(is_write).ok_or(Refused(Refusal::Trouble))?;
+        let registry = self.registry.clone();
+        let work = |window: WriteWindow| async move {
+            let answer = answer_as_primary(&registry, from, question, &window).await;
+            answer.unwrap_or_else(|Refused(refusal)| Answer::Refused(refusal))
+        };
+        Ok(self.forwarded.answer(from, terms, work).await)
     }
 
     /// Bytes of a blob that is stored here.
@@ -146,124 +164,129 @@ impl RegistryContent {
         }
         Ok(bytes)
     }
+}
 
-    /// What only the primary may say or do. An asker that is behind the times must not be answered from a copy.
-    async fn answer_as_primary(&self, from: NodeId, question: Question) -> Result<Answer, Refused> {
-        let registry = &self.registry;
-        if question.account().is_some_and(|account| registry.is_elsewhere(&account)) {
-            return Err(Refused(Refusal::NotPrimary));
+/// What only the primary may say or do. An asker that is behind the times must not be answered from a copy.
+async fn answer_as_primary(
+    registry: &Registry,
+    from: NodeId,
+    question: Question,
+    window: &WriteWindow,
+) -> Result<Answer, Refused> {
+    if question.account().is_some_and(|account| registry.is_elsewhere(&account)) {
+        return Err(Refused(Refusal::NotPrimary));
+    }
+    match question {
+        Question::Manifest { repository, reference, known } => {
+            let reference = Reference::parse(&reference).map_err(|_| Refused(Refusal::ManifestUnknown))?;
+            let manifest = registry.load_manifest(&repository, &reference).await?;
+            let (digest, is_stale) = (manifest.digest, manifest.is_stale);
+            let is_known = known == Some(digest) && !is_stale;
+            let facts = match is_known {
+                true => None,
+                false => registry.get_manifest_facts(&repository, &digest, reference.tag()).await?,
+            };
+            Ok(Answer::DescribedManifest {
+                digest,
+                media_type: String::from_utf8_lossy(&manifest.media_type).into_owned(),
+                bytes: (!is_known).then(|| manifest.bytes.to_vec()),
+                is_stale,
+                layers_created_at: manifest.layer_times,
+                facts,
+            })
         }
-        match question {
-            Question::Manifest { repository, reference, known } => {
-                let reference = Reference::parse(&reference).map_err(|_| Refused(Refusal::ManifestUnknown))?;
-                let manifest = registry.load_manifest(&repository, &reference).await?;
-                let (digest, is_stale) = (manifest.digest, manifest.is_stale);
-                let is_known = known == Some(digest) && !is_stale;
-                let facts = match is_known {
-                    true => None,
-                    false => registry.get_manifest_facts(&repository, &digest, reference.tag()).await?,
-                };
-                Ok(Answer::DescribedManifest {
-                    digest,
-                    media_type: String::from_utf8_lossy(&manifest.media_type).into_owned(),
-                    bytes: (!is_known).then(|| manifest.bytes.to_vec()),
-                    is_stale,
-                    layers_created_at: manifest.layer_times,
-                    facts,
-                })
-            }
-            Question::Tags { repository, after, limit } => {
-                let page = registry.list_tags(&repository, after.as_deref(), limit as usize).await?;
-                refuse_stale(page.is_stale)?;
-                Ok(Answer::Tags { items: page.items, more: page.more })
-            }
-            Question::Referrers { repository, subject, artifact_type, after, limit } => {
-                let artifact_type = artifact_type.as_deref();
-                let page = registry
-                    .list_referrers(&repository, &subject, artifact_type, after.as_ref(), limit as usize)
-                    .await?;
-                refuse_stale(page.is_stale)?;
-                let items = page.items.into_iter().map(|referrer| ReferrerItem {
-                    media_type: referrer.media_type,
-                    digest: referrer.digest,
-                    size: referrer.size,
-                    artifact_type: referrer.artifact_type,
-                    annotations: referrer.annotations.into_iter().collect(),
-                });
-                Ok(Answer::Referrers { items: items.collect(), more: page.more })
-            }
-            Question::ListedRepositories { account, after, limit } => {
-                let page = registry.list_account_repositories(&account, after.as_deref(), limit as usize).await?;
-                refuse_stale(page.is_stale)?;
-                Ok(Answer::ListedRepositories { items: page.items, more: page.more })
-            }
-            Question::ListedManifests { repository, after, limit } => {
-                let page = registry.list_manifests(&repository, after, limit as usize).await?;
-                refuse_stale(page.is_stale)?;
-                Ok(Answer::ListedManifests { items: page.items, more: page.more })
-            }
-            Question::Mount { repository, digest, from } => {
-                Ok(Answer::Mount(registry.mount_blob(&repository, &digest, from.as_ref()).await?))
-            }
-            Question::PutManifest { repository, target, media_type, bytes } => {
-                let (target, tag) = match target {
-                    Target::Tag(tag) => (ManifestTarget::Tag(tag.clone()), Some(tag)),
-                    Target::Digest { digest, tags } => (ManifestTarget::Digest { digest, tags }, None),
-                };
-                let bytes = Bytes::from(bytes);
-                let put = registry.accept_manifest(from, &repository, target, media_type.as_deref(), bytes).await?;
-                let facts = registry.get_manifest_facts(&repository, &put.digest, tag.as_ref()).await?;
-                Ok(Answer::PutDescribed { digest: put.digest, subject: put.subject, tags: put.tags, facts })
-            }
-            Question::DeleteManifest { repository, digest } => {
-                registry.delete_manifest(&repository, &digest).await?;
-                Ok(Answer::Deleted)
-            }
-            Question::DeleteTag { repository, tag } => {
-                registry.delete_tag(&repository, &tag).await?;
-                Ok(Answer::Deleted)
-            }
-            Question::DeleteBlob { repository, digest } => {
-                registry.delete_blob(&repository, &digest).await?;
-                Ok(Answer::Deleted)
-            }
-            Question::DeleteRepository { repository } => {
-                registry.delete_repository(&repository).await?;
-                Ok(Answer::Deleted)
-            }
-            Question::Sums { account, after } => {
-                let sums = registry.account_sums(&account, &after).await?;
-                Ok(Answer::Sums { at: sums.at, repositories: sums.repositories, more: sums.more })
-            }
-            Question::NeededBlobs { repository, after } => {
-                let page = registry.needed_blobs(&repository, after).await?;
-                Ok(Answer::NeededBlobs { items: page.items, more: page.more })
-            }
-            Question::NotePulls { repository, pulled } => {
-                registry.note_pulls_elsewhere(&repository, pulled).await?;
-                Ok(Answer::Noted)
-            }
-            Question::Backlog { places } => {
-                let mut bytes = Vec::new();
-                for (account, after) in places.iter().take(BACKLOGS_MAX) {
-                    bytes.push(registry.backlog_bytes(account, *after).await?);
-                }
-                Ok(Answer::Backlog(bytes))
-            }
-            Question::BlobSize { .. }
-            | Question::Blob { .. }
-            | Question::BlobPart { .. }
-            | Question::Follow(_)
-            | Question::Keep { .. }
-            | Question::External { .. }
-            | Question::Succession(_)
-            | Question::OpenBlob { .. }
-            | Question::FlightPart { .. }
-            | Question::HasBlobs { .. }
-            | Question::Repositories { .. }
-            | Question::Upload { .. }
-            | Question::Hold { .. } => Err(Refused(Refusal::Trouble)),
+        Question::Tags { repository, after, limit } => {
+            let page = registry.list_tags(&repository, after.as_deref(), limit as usize).await?;
+            refuse_stale(page.is_stale)?;
+            Ok(Answer::Tags { items: page.items, more: page.more })
         }
+        Question::Referrers { repository, subject, artifact_type, after, limit } => {
+            let artifact_type = artifact_type.as_deref();
+            let page =
+                registry.list_referrers(&repository, &subject, artifact_type, after.as_ref(), limit as usize).await?;
+            refuse_stale(page.is_stale)?;
+            let items = page.items.into_iter().map(|referrer| ReferrerItem {
+                media_type: referrer.media_type,
+                digest: referrer.digest,
+                size: referrer.size,
+                artifact_type: referrer.artifact_type,
+                annotations: referrer.annotations.into_iter().collect(),
+            });
+            Ok(Answer::Referrers { items: items.collect(), more: page.more })
+        }
+        Question::ListedRepositories { account, after, limit } => {
+            let page = registry.list_account_repositories(&account, after.as_deref(), limit as usize).await?;
+            refuse_stale(page.is_stale)?;
+            Ok(Answer::ListedRepositories { items: page.items, more: page.more })
+        }
+        Question::ListedManifests { repository, after, limit } => {
+            let page = registry.list_manifests(&repository, after, limit as usize).await?;
+            refuse_stale(page.is_stale)?;
+            Ok(Answer::ListedManifests { items: page.items, more: page.more })
+        }
+        Question::Mount { repository, digest, from } => {
+            Ok(Answer::Mount(registry.mount_blob_within(window, &repository, &digest, from.as_ref()).await?))
+        }
+        Question::PutManifest { repository, target, media_type, bytes } => {
+            let (target, tag) = match target {
+                Target::Tag(tag) => (ManifestTarget::Tag(tag.clone()), Some(tag)),
+                Target::Digest { digest, tags } => (ManifestTarget::Digest { digest, tags }, None),
+            };
+            let bytes = Bytes::from(bytes);
+            let put = registry.accept_manifest(window, from, &repository, target, media_type.as_deref(), bytes).await?;
+            let facts = registry.get_manifest_facts(&repository, &put.digest, tag.as_ref()).await?;
+            Ok(Answer::PutDescribed { digest: put.digest, subject: put.subject, tags: put.tags, facts })
+        }
+        Question::DeleteManifest { repository, digest } => {
+            registry.delete_manifest_within(window, &repository, &digest).await?;
+            Ok(Answer::Deleted)
+        }
+        Question::DeleteTag { repository, tag } => {
+            registry.delete_tag_within(window, &repository, &tag).await?;
+            Ok(Answer::Deleted)
+        }
+        Question::DeleteBlob { repository, digest } => {
+            registry.delete_blob_within(window, &repository, &digest).await?;
+            Ok(Answer::Deleted)
+        }
+        Question::DeleteRepository { repository } => {
+            registry.delete_repository_within(window, &repository).await?;
+            Ok(Answer::Deleted)
+        }
+        Question::Sums { account, after } => {
+            let sums = registry.account_sums(&account, &after).await?;
+            Ok(Answer::Sums { at: sums.at, repositories: sums.repositories, more: sums.more })
+        }
+        Question::NeededBlobs { repository, after } => {
+            let page = registry.needed_blobs(&repository, after).await?;
+            Ok(Answer::NeededBlobs { items: page.items, more: page.more })
+        }
+        Question::NotePulls { repository, pulled } => {
+            registry.note_pulls_elsewhere(&repository, pulled).await?;
+            Ok(Answer::Noted)
+        }
+        Question::Backlog { places } => {
+            let mut bytes = Vec::new();
+            for (account, after) in places.iter().take(BACKLOGS_MAX) {
+                bytes.push(registry.backlog_bytes(account, *after).await?);
+            }
+            Ok(Answer::Backlog(bytes))
+        }
+        Question::BlobSize { .. }
+        | Question::Blob { .. }
+        | Question::BlobPart { .. }
+        | Question::Follow(_)
+        | Question::Keep { .. }
+        | Question::External { .. }
+        | Question::Succession(_)
+        | Question::OpenBlob { .. }
+        | Question::FlightPart { .. }
+        | Question::HasBlobs { .. }
+        | Question::Repositories { .. }
+        | Question::Upload { .. }
+        | Question::Write { .. }
+        | Question::Clock
+        | Question::Hold { .. } => Err(Refused(Refusal::Trouble)),
     }
 }
 
@@ -271,7 +294,12 @@ impl Question {
     /// The account that it is about, where that is one.
     fn account(&self) -> Option<AccountName> {
         match self {
-            Self::Follow(_) | Self::Backlog { .. } | Self::Succession(_) | Self::Repositories { .. } => None,
+            Self::Follow(_)
+            | Self::Backlog { .. }
+            | Self::Succession(_)
+            | Self::Repositories { .. }
+            | Self::Write { .. }
+            | Self::Clock => None,
             Self::Sums { account, .. } | Self::ListedRepositories { account, .. } => Some(account.clone()),
             Self::Manifest { repository, .. }
             | Self::BlobSize { repository, .. }
@@ -345,6 +373,7 @@ impl From<RegistryError> for Refused {
             E::AccountElsewhere { .. } => Refusal::NotPrimary,
             E::AccountMoving { .. } => Refusal::Moving,
             E::Unconfirmed { .. } => Refusal::Unconfirmed,
+            E::Overdue { .. } => Refusal::Overdue,
             E::UploadUnknown { .. } => Refusal::Upload(UploadRefusal::Unknown),
             E::UploadBusy { .. } => Refusal::Upload(UploadRefusal::Busy),
             E::TooManyUploads { limit } => Refusal::Upload(UploadRefusal::TooMany { limit: limit as u64 }),

@@ -82,6 +82,11 @@ pub(super) enum Question {
     ListedManifests { repository: RepositoryName, after: Option<Digest>, limit: u32 },
     /// About an upload session that the one who is asked holds.
     Upload { repository: RepositoryName, id: UploadId, what: UploadQuestion },
+    /// A write, as a question in bytes: to be done once at most, and begun before its end. Questions within questions would
+    /// let a peer choose how deep they are read.
+    Write { terms: Terms, question: Vec<u8> },
+    /// Which process answers, and what time it has.
+    Clock,
 }
 
 /// What is to be done with an upload session.
@@ -95,6 +100,17 @@ pub(super) enum UploadQuestion {
     Finish { digest: Digest },
     /// Give it up.
     Cancel,
+}
+
+/// How a write that is handed over is told from others, and until when it may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Terms {
+    /// The process at the primary that is to do it.
+    pub(super) instance: u64,
+    /// The write, among those of the asker.
+    pub(super) key: u64,
+    /// The end, as that process's uptime.
+    pub(super) until_ms: u64,
 }
 
 /// The word for a question in metrics.
@@ -123,6 +139,8 @@ pub(super) fn kind_of(question: &Question) -> &'static str {
         Question::Repositories { .. } | Question::ListedRepositories { .. } | Question::ListedManifests { .. } => {
             "list"
         }
+        Question::Write { .. } => "write",
+        Question::Clock => "clock",
     }
 }
 
@@ -272,6 +290,13 @@ pub(super) enum Answer {
     },
     /// How far an upload is, unless it has ended.
     Upload(Option<u64>),
+    /// The write is being worked on: ask again, under the same key.
+    AtWork,
+    /// Which process answers, and its uptime.
+    Clock {
+        instance: u64,
+        now_ms: u64,
+    },
 }
 
 impl Answer {
@@ -397,6 +422,8 @@ pub(super) enum Refusal {
     Unconfirmed,
     /// Why nothing became of what was to be done with an upload session.
     Upload(UploadRefusal),
+    /// The write was not begun before its end, and will not be.
+    Overdue,
 }
 
 /// Why nothing became of what was to be done with an upload session.
@@ -434,60 +461,4 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, MessageErro
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn question() -> Question {
-        Question::PutManifest {
-            repository: RepositoryName::parse("acme/app").unwrap(),
-            target: Target::Tag(Tag::parse("v1").unwrap()),
-            media_type: None,
-            bytes: b"{}".to_vec(),
-        }
-    }
-
-    #[test]
-    fn a_message_arrives_as_it_was_sent() {
-        assert_eq!(decode::<Question>(&encode(&question())), Ok(question()));
-        let answer = Answer::Refused(Refusal::BlobUnknown { digest: Digest::from_sha256([7; 32]) });
-        assert_eq!(decode::<Answer>(&encode(&answer)), Ok(answer));
-    }
-
-    #[test]
-    fn a_beginning_that_an_older_node_does_not_prove_is_left_out() {
-        let opened = |beginning: usize, size_bytes: u64| {
-            let beginning = vec![7; beginning];
-            let answer =
-                Answer::OpenedBlob { size_bytes, blake3: [1; 32], outboard: vec![], beginning, holders: vec![] };
-            answer.into_blob().unwrap().beginning.len()
-        };
-        assert_eq!(opened(8192, 1 << 20), 0);
-        assert_eq!(opened(8192, 8192), 8192);
-        assert_eq!(opened(256 << 10, 1 << 20), 256 << 10);
-        assert!(Answer::Deleted.into_blob().is_none());
-    }
-
-    #[test]
-    fn a_message_of_another_version_is_told_from_garbage() {
-        assert_eq!(decode::<Question>(&[9, 0]), Err(MessageError::Version(9)));
-        assert_eq!(decode::<Question>(&[VERSION, 250]), Err(MessageError::Unreadable));
-        assert_eq!(decode::<Question>(&[]), Err(MessageError::Unreadable));
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_a_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            let _ = decode::<Question>(&bytes);
-            let _ = decode::<Answer>(&bytes);
-        }
-
-        #[test]
-        fn no_mutation_makes_a_decoder_panic(at in any::<prop::sample::Index>(), with in any::<u8>()) {
-            let mut bytes = encode(&question()).to_vec();
-            let index = at.index(bytes.len());
-            bytes[index] = with;
-            let _ = decode::<Question>(&bytes);
-        }
-    }
-}
+mod tests;

@@ -62,6 +62,7 @@ pub(super) fn refused(
         }
         Refusal::Upload(refusal) => refused_upload(refusal, question, unreachable),
         Refusal::Unconfirmed => E::Unconfirmed { account: repository.account() },
+        Refusal::Overdue => unreachable("it was asked too late to begin with it".into()),
         Refusal::Trouble => unreachable("something went wrong there; its log says what".into()),
     }
 }
@@ -86,7 +87,8 @@ fn refused_upload(
     }
 }
 
-fn is_write(question: &Question) -> bool {
+/// Whether the question changes something.
+pub(super) fn is_write(question: &Question) -> bool {
     use Question as Q;
     matches!(
         question,
@@ -95,6 +97,7 @@ fn is_write(question: &Question) -> bool {
             | Q::DeleteTag { .. }
             | Q::DeleteBlob { .. }
             | Q::DeleteRepository { .. }
+            | Q::Mount { .. }
     )
 }
 

@@ -13,8 +13,10 @@ use keppel_federation::membership::Health;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName, UploadId};
 use tokio::time::Instant;
 
+use super::forwarding::Clocks;
 use super::messages::{Answer, ExternalAnswer, Question, Target, decode, encode, kind_of};
 use super::refusals::{confused, reason_of, refused};
+use super::silence::{Need, Silences};
 use crate::external::{ExternalManifest, ManifestAnswer};
 use crate::metadata::{ListedRepository, PulledNames, Told};
 use crate::registry::{
@@ -25,28 +27,29 @@ use crate::registry::{
 /// How long a question about metadata may take, the connection being made included, and a primary that waits for the
 /// lease of a silent region.
 const METADATA_DEADLINE: Duration = Duration::from_secs(7);
-/// The same for a deletion, which is asked once.
-const DELETION_DEADLINE: Duration = Duration::from_secs(20);
+/// The same for a deletion, which waits for other regions.
+const DELETION_PATIENCE: Duration = Duration::from_secs(60);
 /// The same for a node that the membership has given up: it is asked all the same, since it may be back already.
 const DOWN_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a part of a blob may take: a slow link is not a dead one.
 const PART_DEADLINE: Duration = Duration::from_secs(45);
 /// How long a blob is waited for that its primary fetches from a registry outside.
 const FETCH_PATIENCE: Duration = Duration::from_secs(10 * 60);
-/// How long one question about a pushed manifest, or a repository to be deleted, may take, and how long it is asked again:
-/// the primary may have to fetch large blobs first, or have much to delete, which goes on in between.
-const PUSH_DEADLINE: Duration = Duration::from_secs(50);
+/// How long a pushed manifest, or a repository to be deleted, may take: the primary may have to fetch large blobs first, or
+/// have much to delete.
 const PUSH_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// The other regions, through the federation.
 pub struct FederationUpstream {
     pub(super) federation: Federation,
+    pub(super) clocks: Clocks,
+    silences: Silences<Federation>,
 }
 
 impl FederationUpstream {
     /// Asks members of this federation.
     pub fn new(federation: Federation) -> Self {
-        Self { federation }
+        Self { silences: Silences::new(federation.clone()), federation, clocks: Clocks::default() }
     }
 
     pub(super) async fn ask(
@@ -75,6 +78,7 @@ impl FederationUpstream {
             reason,
         };
         let answer = asked.map_err(|error| unreachable(reason_of(&error)))?;
+        self.silences.heard(whom.node);
         match decode(&answer) {
             Ok(Answer::Refused(refusal)) => Err(refused(refusal, repository, question, &unreachable)),
             Ok(answer) => Ok(answer),
@@ -87,39 +91,25 @@ impl FederationUpstream {
         member.role == Role::Full && self.federation.health_of(member.node) != Some(Health::Down)
     }
 
-    /// Has a repository deleted, which takes as long as it has manifests: the primary is asked again until it is gone.
-    async fn delete_repository(&self, at: &Primary, repository: &RepositoryName) -> Result<(), RegistryError> {
-        let question = Question::DeleteRepository { repository: repository.clone() };
-        let start = Instant::now();
-        let mut is_under_way = false;
-        loop {
-            let asked = Instant::now();
-            match self.ask(at, repository, &question, PUSH_DEADLINE).await {
-                Ok(Answer::Deleted) => return Ok(()),
-                Ok(_) => return Err(confused(at, repository)),
-                Err(RegistryError::RepositoryUnknown { .. }) if is_under_way => return Ok(()),
-                // It was at work for all that time.
-                Err(RegistryError::PrimaryUnreachable { .. })
-                    if asked.elapsed() >= PUSH_DEADLINE && start.elapsed() < PUSH_PATIENCE =>
-                {
-                    is_under_way = true;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
+    /// Asks for what takes no time to say, and does not wait for a node from which nothing comes.
     async fn ask_briefly(
         &self,
         whom: &Primary,
         repository: &RepositoryName,
         question: &Question,
+        need: Need,
     ) -> Result<Answer, RegistryError> {
         let deadline = match self.federation.health_of(whom.node) {
             Some(Health::Down) => DOWN_DEADLINE,
             _ => METADATA_DEADLINE,
         };
-        self.ask(whom, repository, question, deadline).await
+        tokio::select! {
+            answer = self.ask(whom, repository, question, deadline) => answer,
+            () = self.silences.in_vain(whom.node, need) => {
+                let (account, region) = (repository.account(), whom.region.clone());
+                Err(RegistryError::PrimaryUnreachable { account, region, reason: "nothing comes from it".into() })
+            }
+        }
     }
 }
 
@@ -302,7 +292,8 @@ impl Upstream for FederationUpstream {
     ) -> Result<RemoteManifest, RegistryError> {
         let (name, known) = (repository.clone(), known.copied());
         let question = Question::Manifest { repository: name, reference: reference.to_string(), known };
-        let answer = self.ask_briefly(from, repository, &question).await?;
+        let need = if known.is_some() { Need::Slight } else { Need::Great };
+        let answer = self.ask_briefly(from, repository, &question, need).await?;
         answer.into_manifest().ok_or_else(|| confused(from, repository))
     }
 
@@ -313,7 +304,7 @@ impl Upstream for FederationUpstream {
         digest: &Digest,
     ) -> Result<u64, RegistryError> {
         let question = Question::BlobSize { repository: repository.clone(), digest: *digest };
-        match self.ask_briefly(from, repository, &question).await? {
+        match self.ask_briefly(from, repository, &question, Need::Great).await? {
             Answer::BlobSize(size_bytes) => Ok(size_bytes),
             _ => Err(confused(from, repository)),
         }
@@ -372,7 +363,7 @@ impl Upstream for FederationUpstream {
     ) -> Result<Page<String>, RegistryError> {
         let (name, after) = (repository.clone(), after.map(str::to_owned));
         let question = Question::Tags { repository: name, after, limit: page_limit(limit) };
-        match self.ask_briefly(from, repository, &question).await? {
+        match self.ask_briefly(from, repository, &question, Need::Slight).await? {
             Answer::Tags { items, more } => Ok(Page { items, more, is_stale: false }),
             _ => Err(confused(from, repository)),
         }
@@ -394,7 +385,8 @@ impl Upstream for FederationUpstream {
             after: after.copied(),
             limit: page_limit(limit),
         };
-        let Answer::Referrers { items, more } = self.ask_briefly(from, repository, &question).await? else {
+        let Answer::Referrers { items, more } = self.ask_briefly(from, repository, &question, Need::Slight).await?
+        else {
             return Err(confused(from, repository));
         };
         let items = items.into_iter().map(|item| Referrer {
@@ -415,7 +407,7 @@ impl Upstream for FederationUpstream {
         from: Option<&RepositoryName>,
     ) -> Result<bool, RegistryError> {
         let question = Question::Mount { repository: repository.clone(), digest: *digest, from: from.cloned() };
-        match self.ask_briefly(at, repository, &question).await? {
+        match self.forward(at, repository, &question, METADATA_DEADLINE).await? {
             Answer::Mount(mounted) => Ok(mounted),
             _ => Err(confused(at, repository)),
         }
@@ -435,17 +427,8 @@ impl Upstream for FederationUpstream {
         };
         let (name, media_type) = (repository.clone(), media_type.map(str::to_owned));
         let question = Question::PutManifest { repository: name, target, media_type, bytes: bytes.to_vec() };
-        let start = Instant::now();
-        loop {
-            let asked = Instant::now();
-            match self.ask(at, repository, &question, PUSH_DEADLINE).await {
-                Ok(answer) => return answer.into_put().ok_or_else(|| confused(at, repository)),
-                // It was at work for all that time, so it is fetching blobs; asking again joins what goes on there.
-                Err(RegistryError::PrimaryUnreachable { .. })
-                    if asked.elapsed() >= PUSH_DEADLINE && start.elapsed() < PUSH_PATIENCE => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let answer = self.forward(at, repository, &question, PUSH_PATIENCE).await?;
+        answer.into_put().ok_or_else(|| confused(at, repository))
     }
 
     async fn has_blobs(
@@ -455,7 +438,7 @@ impl Upstream for FederationUpstream {
         blobs: &[Digest],
     ) -> Result<Vec<Digest>, RegistryError> {
         let question = Question::HasBlobs { repository: repository.clone(), blobs: blobs.to_vec() };
-        match self.ask_briefly(at, repository, &question).await? {
+        match self.ask_briefly(at, repository, &question, Need::Great).await? {
             Answer::HasBlobs(found) => Ok(found),
             _ => Err(confused(at, repository)),
         }
@@ -491,13 +474,17 @@ impl Upstream for FederationUpstream {
 
     async fn delete(&self, at: &Primary, repository: &RepositoryName, what: &Deletion) -> Result<(), RegistryError> {
         let name = repository.clone();
+        let patience = match what {
+            Deletion::Repository => PUSH_PATIENCE,
+            Deletion::Manifest(_) | Deletion::Tag(_) | Deletion::Blob(_) => DELETION_PATIENCE,
+        };
         let question = match what {
-            Deletion::Repository => return self.delete_repository(at, repository).await,
+            Deletion::Repository => Question::DeleteRepository { repository: name },
             Deletion::Manifest(digest) => Question::DeleteManifest { repository: name, digest: *digest },
             Deletion::Tag(tag) => Question::DeleteTag { repository: name, tag: tag.clone() },
             Deletion::Blob(digest) => Question::DeleteBlob { repository: name, digest: *digest },
         };
-        match self.ask(at, repository, &question, DELETION_DEADLINE).await? {
+        match self.forward(at, repository, &question, patience).await? {
             Answer::Deleted => Ok(()),
             _ => Err(confused(at, repository)),
         }

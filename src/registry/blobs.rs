@@ -6,9 +6,9 @@ use std::sync::Arc;
 use keppel_federation::vocabulary::{AccountName, Digest, RepositoryName, StorageKey};
 
 use super::blob_stream::BlobStream;
-use super::elsewhere::{Elsewhere, Flight, Source};
+use super::elsewhere::{Flight, Source};
 use super::external::{ExternalFlight, Mirror};
-use super::{FirstPull, Inner, Registry, RegistryError};
+use super::{FirstPull, Inner, Registry, RegistryError, WriteWindow};
 use crate::metadata::BlobRow;
 use crate::storage::Outboard;
 
@@ -73,8 +73,8 @@ impl Registry {
     /// A blob that is mounted in the repository, from wherever it is. `to_read`: whether its bytes will be wanted.
     ///
     /// # Errors
-    /// [`RegistryError::BlobUnknown`], [`RegistryError::PrimaryUnreachable`], [`RegistryError::External`], or our own
-    /// trouble.
+    /// [`RegistryError::BlobUnknown`], [`RegistryError::PrimaryUnreachable`], [`RegistryError::TooManyTransfers`],
+    /// [`RegistryError::External`], or our own trouble.
     pub async fn load_blob(
         &self,
         repository: &RepositoryName,
@@ -118,7 +118,7 @@ impl Registry {
         };
         let (size_bytes, place) = match to_read {
             true => {
-                let flight = self.inner.join_flight(elsewhere, repository, digest).await?;
+                let flight = self.inner.join_flight_for_client(elsewhere, repository, digest).await?;
                 (flight.size_bytes(), Place::OnTheWay(flight))
             }
             false => (self.inner.size_elsewhere(elsewhere, repository, digest).await?, Place::There),
@@ -139,7 +139,7 @@ impl Registry {
         }
         let (size_bytes, place) = match to_read {
             true => {
-                let flight = self.fly(mirror, repository, digest);
+                let flight = self.fly_for_client(mirror, repository, digest).await?;
                 (flight.size_bytes().await?, Place::OnTheWayFromOutside(flight))
             }
             false => {
@@ -274,21 +274,39 @@ impl Registry {
         digest: &Digest,
         from: Option<&RepositoryName>,
     ) -> Result<bool, RegistryError> {
+        self.mount_blob_within(&WriteWindow::open(), repository, digest, from).await
+    }
+
+    /// The same for a client of another region, while that waits.
+    ///
+    /// # Errors
+    /// Those of [`Self::mount_blob`], and [`RegistryError::Overdue`].
+    pub async fn mount_blob_within(
+        &self,
+        window: &WriteWindow,
+        repository: &RepositoryName,
+        digest: &Digest,
+        from: Option<&RepositoryName>,
+    ) -> Result<bool, RegistryError> {
         if from.is_some_and(|from| from.account_str() != repository.account_str()) {
             return Ok(false);
         }
         let elsewhere = self.inner.elsewhere(&repository.account());
-        if self.mount_local_blob(repository, digest, from).await? {
+        if self.mount_local_blob(window, repository, digest, from).await? {
             return Ok(true);
         }
         match elsewhere {
-            Some(Elsewhere { primary, upstream }) => upstream.mount(&primary, repository, digest, from).await,
+            Some(elsewhere) => {
+                window.refuse_passing_on(repository, &elsewhere)?;
+                elsewhere.upstream.mount(&elsewhere.primary, repository, digest, from).await
+            }
             None => Ok(false),
         }
     }
 
     async fn mount_local_blob(
         &self,
+        window: &WriteWindow,
         repository: &RepositoryName,
         digest: &Digest,
         from: Option<&RepositoryName>,
@@ -310,9 +328,10 @@ impl Registry {
             return Ok(false);
         }
         inner.check_account(&repository).await?;
-        let metadata = inner.metadata.clone();
+        let (metadata, window) = (inner.metadata.clone(), window.clone());
         metadata
             .write(move |transaction| {
+                window.begin(&repository.account())?;
                 let account = inner.account_for_push(transaction, &repository.account())?;
                 let blob = match &from {
                     Some(from) => transaction.get_blob_by_name(from.as_str(), &digest)?,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::elsewhere::Elsewhere;
 use super::succession::MovePatience;
-use super::{Deletion, FirstPull, Inner, Page, Registry, RegistryError, to_the_end};
+use super::{Deletion, FirstPull, Inner, Page, Registry, RegistryError, WriteWindow, to_the_end};
 use crate::metadata::{ListedManifest, ListedRepository, ListedTag, ManifestId, RepositoryId, WriteTransaction};
 
 /// Manifests or mounts that are deleted in one transaction.
@@ -99,29 +99,47 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::RepositoryUnknown`], [`RegistryError::TagProtected`], or our own trouble.
     pub async fn delete_repository(&self, repository: &RepositoryName) -> Result<(), RegistryError> {
+        self.delete_repository_within(&WriteWindow::open(), repository).await
+    }
+
+    /// The same for a client of another region; no step begins when that does not wait any more.
+    ///
+    /// # Errors
+    /// Those of [`Self::delete_repository`], and [`RegistryError::Overdue`].
+    pub async fn delete_repository_within(
+        &self,
+        window: &WriteWindow,
+        repository: &RepositoryName,
+    ) -> Result<(), RegistryError> {
         let patience = MovePatience::begin();
         loop {
-            let deleted = self.try_delete_repository(repository).await;
+            let deleted = self.try_delete_repository(window, repository).await;
             if !patience.tries_again(&deleted).await {
                 return deleted;
             }
         }
     }
 
-    async fn try_delete_repository(&self, repository: &RepositoryName) -> Result<(), RegistryError> {
+    async fn try_delete_repository(
+        &self,
+        window: &WriteWindow,
+        repository: &RepositoryName,
+    ) -> Result<(), RegistryError> {
         if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
+            window.refuse_passing_on(repository, &elsewhere)?;
             return self.inner.delete_at(&elsewhere, repository, Deletion::Repository).await;
         }
         self.inner.await_first_word(&repository.account()).await?;
-        let (inner, repository) = (self.inner.clone(), repository.clone());
+        let (inner, repository, window) = (self.inner.clone(), repository.clone(), window.clone());
         to_the_end(async move {
             inner.refuse_protected(&repository).await?;
             let account = repository.account();
             let (spread, since) = (inner.spread_deletion(&repository).await?, inner.term(&account));
             loop {
-                let (this, name) = (inner.clone(), repository.clone());
+                let (this, name, window) = (inner.clone(), repository.clone(), window.clone());
                 let step = inner.metadata.write(move |transaction| {
                     this.check_primacy(&name.account())?;
+                    window.begin(&name.account())?;
                     let step = this.delete_some(transaction, &name, Guard::Asked)?;
                     Ok::<_, RegistryError>((step, this.note_spreading(transaction, &name.account())?))
                 });

@@ -3,7 +3,7 @@
 use keppel_federation::vocabulary::{Digest, Reference, RepositoryName, Tag};
 
 use super::succession::{MovePatience, moving};
-use super::{Deletion, Inner, Registry, RegistryError, to_the_end};
+use super::{Deletion, Inner, Registry, RegistryError, WriteWindow, to_the_end};
 use crate::metadata::{RepositoryId, WriteTransaction};
 
 impl Registry {
@@ -17,21 +17,40 @@ impl Registry {
     /// [`RegistryError::ManifestUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::ManifestHasParent`],
     /// [`RegistryError::TagProtected`], or our own trouble.
     pub async fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
+        self.delete_manifest_within(&WriteWindow::open(), repository, digest).await
+    }
+
+    /// The same for a client of another region, while that waits.
+    ///
+    /// # Errors
+    /// Those of [`Self::delete_manifest`], and [`RegistryError::Overdue`].
+    pub async fn delete_manifest_within(
+        &self,
+        window: &WriteWindow,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), RegistryError> {
         let patience = MovePatience::begin();
         loop {
-            let deleted = self.try_delete_manifest(repository, digest).await;
+            let deleted = self.try_delete_manifest(window, repository, digest).await;
             if !patience.tries_again(&deleted).await {
                 return deleted;
             }
         }
     }
 
-    async fn try_delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
+    async fn try_delete_manifest(
+        &self,
+        window: &WriteWindow,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), RegistryError> {
         if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
+            window.refuse_passing_on(repository, &elsewhere)?;
             return self.inner.delete_at(&elsewhere, repository, Deletion::Manifest(*digest)).await;
         }
         let digest = *digest;
-        self.delete_and_spread(repository, move |inner, transaction, repository, id| {
+        self.delete_and_spread(window, repository, move |inner, transaction, repository, id| {
             let Some((manifest, _)) = transaction.get_manifest_id(id, &digest)? else {
                 let (repository, reference) = (repository.clone(), Reference::Digest(digest));
                 return Err(RegistryError::ManifestUnknown { repository, reference });
@@ -58,21 +77,40 @@ impl Registry {
     /// [`RegistryError::ManifestUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::TagProtected`], or our
     /// own trouble.
     pub async fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), RegistryError> {
+        self.delete_tag_within(&WriteWindow::open(), repository, tag).await
+    }
+
+    /// The same for a client of another region, while that waits.
+    ///
+    /// # Errors
+    /// Those of [`Self::delete_tag`], and [`RegistryError::Overdue`].
+    pub async fn delete_tag_within(
+        &self,
+        window: &WriteWindow,
+        repository: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<(), RegistryError> {
         let patience = MovePatience::begin();
         loop {
-            let deleted = self.try_delete_tag(repository, tag).await;
+            let deleted = self.try_delete_tag(window, repository, tag).await;
             if !patience.tries_again(&deleted).await {
                 return deleted;
             }
         }
     }
 
-    async fn try_delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), RegistryError> {
+    async fn try_delete_tag(
+        &self,
+        window: &WriteWindow,
+        repository: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<(), RegistryError> {
         if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
+            window.refuse_passing_on(repository, &elsewhere)?;
             return self.inner.delete_at(&elsewhere, repository, Deletion::Tag(tag.clone())).await;
         }
         let (tag, name) = (tag.clone(), tag.to_string());
-        self.delete_and_spread(repository, move |inner, transaction, repository, id| {
+        self.delete_and_spread(window, repository, move |inner, transaction, repository, id| {
             if transaction.get_tagged(id, tag.as_str())?.is_some() {
                 inner.check_tag_deletion(repository, [tag.as_str()])?;
             }
@@ -87,7 +125,12 @@ impl Registry {
 
     /// Deletes at the primary, which this node is; comes back once that is everywhere where it has to be. `delete` gives which
     /// references are gone.
-    async fn delete_and_spread<F>(&self, repository: &RepositoryName, delete: F) -> Result<(), RegistryError>
+    async fn delete_and_spread<F>(
+        &self,
+        window: &WriteWindow,
+        repository: &RepositoryName,
+        delete: F,
+    ) -> Result<(), RegistryError>
     where
         F: FnOnce(&Inner, &WriteTransaction<'_>, &RepositoryName, RepositoryId) -> Result<Vec<String>, RegistryError>
             + Send
@@ -96,10 +139,11 @@ impl Registry {
         let (inner, repository, account) = (self.inner.clone(), repository.clone(), repository.account());
         self.inner.await_first_word(&account).await?;
         let spread = self.inner.spread_deletion(&repository).await?;
-        let since = self.inner.term(&account);
+        let (since, window) = (self.inner.term(&account), window.clone());
         let deleted = self.inner.metadata.write(move |transaction| {
             let account = repository.account();
             inner.check_primacy(&account)?;
+            window.begin(&account)?;
             let id = load_repository(transaction, &repository)?;
             let changed = delete(&inner, transaction, &repository, id)?;
             inner.evict_around_commit(transaction, &repository, changed);
@@ -121,24 +165,44 @@ impl Registry {
     /// [`RegistryError::BlobUnknown`], [`RegistryError::RepositoryUnknown`], [`RegistryError::BlobInUse`], or our own
     /// trouble.
     pub async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
+        self.delete_blob_within(&WriteWindow::open(), repository, digest).await
+    }
+
+    /// The same for a client of another region, while that waits.
+    ///
+    /// # Errors
+    /// Those of [`Self::delete_blob`], and [`RegistryError::Overdue`].
+    pub async fn delete_blob_within(
+        &self,
+        window: &WriteWindow,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), RegistryError> {
         let patience = MovePatience::begin();
         loop {
-            let deleted = self.try_delete_blob(repository, digest).await;
+            let deleted = self.try_delete_blob(window, repository, digest).await;
             if !patience.tries_again(&deleted).await {
                 return deleted;
             }
         }
     }
 
-    async fn try_delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), RegistryError> {
+    async fn try_delete_blob(
+        &self,
+        window: &WriteWindow,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), RegistryError> {
         if let Some(elsewhere) = self.inner.elsewhere(&repository.account()) {
+            window.refuse_passing_on(repository, &elsewhere)?;
             return self.inner.delete_at(&elsewhere, repository, Deletion::Blob(*digest)).await;
         }
-        let (inner, repository, digest) = (self.inner.clone(), repository.clone(), *digest);
+        let (inner, repository, digest, window) = (self.inner.clone(), repository.clone(), *digest, window.clone());
         to_the_end(async move {
             let (account, this) = (repository.account(), inner.clone());
             let unneeded = inner.metadata.write(move |transaction| {
                 this.check_primacy(&repository.account())?;
+                window.begin(&repository.account())?;
                 if this.is_in_disorder(&repository.account()) {
                     return Err(moving(&repository.account(), "which blobs are in use is being looked up"));
                 }

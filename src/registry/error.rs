@@ -151,6 +151,12 @@ pub enum RegistryError {
         /// The account's name.
         account: AccountName,
     },
+    /// A write that another region handed over, and that was not begun while that waited for it. It is not done.
+    #[error("account {account} was not changed: this came too late to be begun")]
+    Overdue {
+        /// The account's name.
+        account: AccountName,
+    },
     /// The region that decides about the account refuses, for a reason of its own.
     #[error("{reason}")]
     RefusedElsewhere {
@@ -275,6 +281,13 @@ pub enum RegistryError {
     TooManyUploads {
         /// The limit.
         limit: usize,
+    },
+
+    /// As many blobs of other regions are on their way here as may be, and as many clients wait for others.
+    #[error("too many blobs of account {account} are being fetched from other regions at a time: try again later")]
+    TooManyTransfers {
+        /// The account's name.
+        account: AccountName,
     },
 
     // Our own trouble.

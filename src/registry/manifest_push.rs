@@ -9,7 +9,7 @@ use sha2::Digest as _;
 use super::elsewhere::is_followed;
 use super::manifest_cache::CacheKey;
 use super::succession::MovePatience;
-use super::{Inner, Registry, RegistryError};
+use super::{Inner, Registry, RegistryError, WriteWindow};
 use crate::metadata::{BlobId, ManifestFacts, NewManifest, Reader, RepositoryId, Usage, WriteTransaction};
 use crate::model::{Descriptor, ImageConfig, ManifestDescription, ManifestKind};
 
@@ -82,9 +82,21 @@ impl Registry {
         media_type: Option<&str>,
         bytes: Bytes,
     ) -> Result<PutManifest, RegistryError> {
+        self.put_manifest_within(&WriteWindow::open(), repository, target, media_type, bytes).await
+    }
+
+    /// The same for a client of another region, while that waits.
+    pub(super) async fn put_manifest_within(
+        &self,
+        window: &WriteWindow,
+        repository: &RepositoryName,
+        target: ManifestTarget,
+        media_type: Option<&str>,
+        bytes: Bytes,
+    ) -> Result<PutManifest, RegistryError> {
         let (patience, mut gathered) = (MovePatience::begin(), false);
         loop {
-            let put = self.try_put_manifest(repository, target.clone(), media_type, bytes.clone()).await;
+            let put = self.try_put_manifest(window, repository, target.clone(), media_type, bytes.clone()).await;
             if let (false, Err(RegistryError::ManifestBlobsUnknown { digests })) = (gathered, &put)
                 && !self.is_elsewhere(&repository.account())
             {
@@ -101,6 +113,7 @@ impl Registry {
 
     async fn try_put_manifest(
         &self,
+        window: &WriteWindow,
         repository: &RepositoryName,
         target: ManifestTarget,
         media_type: Option<&str>,
@@ -111,6 +124,7 @@ impl Registry {
             return Err(RegistryError::ManifestTooLarge { limit_bytes });
         }
         if let Some(elsewhere) = self.inner.check_account(repository).await? {
+            window.refuse_passing_on(repository, &elsewhere)?;
             self.inner.refuse_pushed_here(&elsewhere, repository, &target, media_type, &bytes).await?;
             return self.inner.put_manifest_at(&elsewhere, repository, target, media_type, bytes).await;
         }
@@ -136,9 +150,10 @@ impl Registry {
         let put = PutManifest { digest, subject, tags: extra_tags, facts: None };
         let spread = self.inner.spread(repository, &checked.description).await?;
         let (inner, name, account) = (self.inner.clone(), repository.clone(), repository.account());
-        let since = self.inner.term(&account);
+        let (since, window) = (self.inner.term(&account), window.clone());
         let recorded = self.inner.metadata.write(move |transaction| {
             let account = name.account();
+            window.begin(&account)?;
             record(&inner, transaction, &name, checked, Origin::Client)?;
             inner.note_spreading(transaction, &account)
         });

@@ -44,6 +44,7 @@ mod upload_room;
 mod upload_sessions;
 mod uploads;
 mod uploads_elsewhere;
+mod write_window;
 
 pub use account_book::{AccountBook, AccountDecision, AccountEntry, PeerEntry, Undecided};
 pub use account_error::AccountError;
@@ -71,6 +72,7 @@ pub use referrers::Referrer;
 pub use rules::{AccountRules, TagChange};
 pub use succession::{DivergentEntry, Handover, Progress, PushedAgain, Readiness};
 pub use uploads::{UploadBody, UploadStatus};
+pub use write_window::WriteWindow;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -122,6 +124,8 @@ pub struct RegistryOptions {
     pub pull_times_interval: Duration,
     /// Room for blobs that came here because they were pulled and can be had again; `None`: without end.
     pub pulled_blobs_max_bytes: Option<u64>,
+    /// Blobs of other regions that clients have on their way here at a time; more wait for a while.
+    pub pulled_transfers_max: usize,
     /// Bytes per second that are asked of one other node for what nobody waits for; `None`: no limit.
     pub background_bytes_per_second: Option<u64>,
     /// How long a tag of a registry outside holds before that is asked again.
@@ -152,6 +156,7 @@ impl Default for RegistryOptions {
             page_size_max: 1000,
             pull_times_interval: Duration::from_secs(10),
             pulled_blobs_max_bytes: None,
+            pulled_transfers_max: 512,
             background_bytes_per_second: None,
             external_tag_freshness: Duration::from_secs(60),
             external_absence_freshness: Duration::from_secs(10),
@@ -220,7 +225,7 @@ impl Registry {
             passed_on: PassedOn::default(),
             in_progress: InProgress::default(),
             external: External::new(&options),
-            flights: Flights::new(options.background_bytes_per_second),
+            flights: Flights::new(options.background_bytes_per_second, options.pulled_transfers_max),
             large_manifests: Semaphore::new(manifest_push::LARGE_AT_ONCE),
             options,
             metadata,

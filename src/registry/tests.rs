@@ -14,6 +14,7 @@ use crate::storage::FilesystemOptions;
 mod following;
 mod gone;
 mod lagging;
+mod late;
 mod pair;
 mod promises;
 mod pulls_told;

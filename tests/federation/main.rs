@@ -5,6 +5,7 @@ mod harness;
 
 mod commands;
 mod cut_off;
+mod delayed;
 mod dev;
 mod growth;
 mod kills;
@@ -12,3 +13,4 @@ mod network;
 mod partitions;
 mod region;
 mod witness;
+mod world;

@@ -67,6 +67,14 @@ impl Network {
         }
     }
 
+    /// Lets a place send so many bits a second at most.
+    pub fn limit(&self, place: usize, mbit: u32) {
+        let rate = format!("{mbit}mbit");
+        let shape =
+            ["qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", &rate, "burst", "64kb", "latency", "50ms"];
+        self.places[place].run("tc", &shape);
+    }
+
     /// How many bytes have left a place, headers and all.
     pub fn sent_bytes(&self, place: usize) -> u64 {
         let way = format!("way{}", place + 1);
@@ -113,8 +121,12 @@ impl Place {
     }
 
     fn ip(&self, arguments: &[&str]) {
+        self.run("ip", arguments);
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
         let namespace = File::open(self.namespace()).expect("the namespace is there");
-        let mut command = Command::new("ip");
+        let mut command = Command::new(program);
         // SAFETY: setns is async-signal-safe and touches no memory of ours.
         unsafe {
             command.pre_exec(move || match libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) {
@@ -131,6 +143,6 @@ fn ip(arguments: &[&str]) {
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().expect("ip runs (Debian's package: iproute2)");
+    let output = command.output().expect("ip and tc run (Debian's package: iproute2)");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -136,6 +136,16 @@ impl Region {
         }
     }
 
+    /// SIGSTOP.
+    pub fn pause(&self) {
+        self.process.as_ref().expect("it runs").pause();
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.process.as_ref().expect("it runs").resume();
+    }
+
     /// SIGTERM; whether it ended in order.
     pub fn stop(&mut self) -> bool {
         self.process.take().is_some_and(|mut process| process.stop())

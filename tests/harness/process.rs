@@ -60,13 +60,28 @@ impl Daemon {
         let _ = self.child.wait();
     }
 
+    /// SIGSTOP: it does nothing, and notices nothing, until [`Self::resume`].
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: a signal to a child that has not been collected yet cannot reach another process.
+        let sent = unsafe { libc::kill(self.child.id().cast_signed(), signal) };
+        assert_eq!(sent, 0, "{} cannot be sent signal {signal}", self.name);
+    }
+
     /// SIGTERM, and wait for an orderly end. Returns whether it ended by itself with code 0.
     pub fn stop(&mut self) -> bool {
         if !self.is_running() {
             return false;
         }
-        // SAFETY: a signal to a child that has not been collected yet cannot reach another process.
-        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
+        self.signal(libc::SIGTERM);
         let deadline = Instant::now() + self.grace;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {

@@ -51,6 +51,12 @@ impl Federation {
         self.inner.transport.round_trip_time(node)
     }
 
+    /// Which connection to another member is used, and how many packets have come over it: while nothing comes, both stay
+    /// the same.
+    pub fn packets_from(&self, node: NodeId) -> Option<(usize, u64)> {
+        self.inner.transport.packets_from(node)
+    }
+
     /// How another member fares, as far as this node knows; `None` for one it does not watch.
     pub fn health_of(&self, node: NodeId) -> Option<Health> {
         self.inner.membership.get_peer(node).map(|peer| peer.health)

@@ -159,6 +159,13 @@ pub trait Transport: Send + Sync + 'static {
     /// The smoothed round-trip time to a node, where a connection stands.
     fn round_trip_time(&self, node: NodeId) -> Option<Duration>;
 
+    /// Which connection to a node is used, and how many packets have come over it: while nothing comes, both stay the same.
+    /// `None` without a connection, and where packets are not counted.
+    fn packets_from(&self, node: NodeId) -> Option<(usize, u64)> {
+        _ = node;
+        None
+    }
+
     /// Closes all connections and waits a moment for the other sides to hear of it. Requests fail from then on.
     async fn shutdown(&self);
 }

@@ -207,7 +207,7 @@ async fn know_the_account(call: &Call<'_>, scope: Scope<'_>) -> Result<(), ApiEr
     let Ok(repository) = call.visitor.parse(name) else { return Ok(()) };
     let account = repository.account();
     call.state.accounts().ensure_current(&account).await.map_err(|reason| {
-        ApiError::unavailable(format!(
+        ApiError::not_now(format!(
             "this node knows of no account {account}, and cannot ask whether there is one: {reason}"
         ))
     })

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::{Elsewhere, FETCHES_PER_PUSH, Primary, Priority};
 use crate::model::ManifestDescription;
-use crate::registry::{ManifestTarget, PutManifest, Registry, RegistryError};
+use crate::registry::{ManifestTarget, PutManifest, Registry, RegistryError, WriteWindow};
 
 /// Blobs of one manifest that are looked for in other regions; a push that lacks more is refused.
 pub const GATHERED_MAX: usize = 1000;
@@ -31,9 +31,10 @@ impl Registry {
     /// Cancel safety: fetches go on; asking again joins them.
     ///
     /// # Errors
-    /// Those of [`Registry::put_manifest`].
+    /// Those of [`Registry::put_manifest`], and [`RegistryError::Overdue`].
     pub async fn accept_manifest(
         &self,
+        window: &WriteWindow,
         from: NodeId,
         repository: &RepositoryName,
         target: ManifestTarget,
@@ -49,7 +50,7 @@ impl Registry {
             self.fetch_pushed(source, repository, missing).await?;
         }
         // What is still missing, or was swept here meanwhile, is looked for everywhere.
-        self.put_manifest(repository, target, media_type, bytes).await
+        self.put_manifest_within(window, repository, target, media_type, bytes).await
     }
 
     /// Fetches blobs that a client pushed to other regions than the one that has its manifest; gives whether all of them

@@ -4,10 +4,10 @@
 //! from all who have them (`fetching`), writes them (`landing`), and keeps the last few in memory for the clients that keep
 //! up; others read what is written. It ends when the blob is stored, whether or not anybody still waits.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use keppel_federation::vocabulary::{Digest, NodeId, RepositoryName};
@@ -15,10 +15,11 @@ use tokio::sync::{OnceCell, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Elsewhere;
+use super::berths::Berth;
 use super::fetching::Giver;
 use super::links::Links;
 use super::opening::Head;
-use super::priority::{Places, Priority};
+use super::priority::Priority;
 use super::standing::{Fault, Standing};
 use super::upstream::Primary;
 use crate::registry::{Inner, RegistryError};
@@ -27,132 +28,8 @@ use crate::storage::{UploadReader, Verifier};
 /// Parts of one flight kept in memory for clients that keep up.
 const RECENT_MAX: usize = 16;
 
-type Key = (RepositoryName, Digest);
-
-/// The flights under way.
-#[derive(Default)]
-pub(in crate::registry) struct Flights {
-    known: Mutex<HashMap<Key, Weak<Flight>>>,
-    places: Places,
-    standing: Arc<Standing>,
-    links: Arc<Links>,
-}
-
-impl Flights {
-    /// No flights yet; `budget`: bytes per second on each link for what nobody waits for.
-    pub(in crate::registry) fn new(budget: Option<u64>) -> Self {
-        Self { links: Arc::new(Links::new(budget)), ..Self::default() }
-    }
-
-    /// The links that all flights share.
-    pub(super) fn links(&self) -> &Arc<Links> {
-        &self.links
-    }
-
-    /// The flight of a blob into a repository, made and asked about if there is none. The other node is asked whether
-    /// the repository has the blob; while the flight lives, nobody asks again. Where that node is the account's primary, the
-    /// blob may come from any node that has it.
-    ///
-    /// Cancel safety: dropping it leaves the flight to others who wait.
-    ///
-    /// # Errors
-    /// What the other node says.
-    pub(in crate::registry) async fn join(
-        &self,
-        source: Elsewhere,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<Arc<Flight>, RegistryError> {
-        let flight = self.find_or_make(source, repository, digest);
-        flight.load_head().await?;
-        Ok(flight)
-    }
-
-    /// Lets go of a flight whose blob was stored, for what it stored was damaged since.
-    pub(in crate::registry) fn forget_stored(&self, repository: &RepositoryName, digest: &Digest) {
-        let key = (repository.clone(), *digest);
-        let mut known = self.lock();
-        let flight = known.get(&key).and_then(Weak::upgrade);
-        if flight.is_some_and(|flight| *flight.progress.borrow() == Progress::Stored) {
-            known.remove(&key);
-        }
-    }
-
-    /// Whether there is a flight whose blob was stored.
-    fn has_stored(&self, repository: &RepositoryName, digest: &Digest) -> bool {
-        let flight = self.lock().get(&(repository.clone(), *digest)).and_then(Weak::upgrade);
-        flight.is_some_and(|flight| *flight.progress.borrow() == Progress::Stored)
-    }
-
-    /// The same for another node of this region, which waits for this one.
-    pub(super) async fn lead(
-        &self,
-        source: Elsewhere,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<Arc<Flight>, RegistryError> {
-        let flight = self.find_or_make(source, repository, digest);
-        flight.leads.send_replace(true);
-        flight.load_head().await?;
-        Ok(flight)
-    }
-
-    /// The flight of a blob that is on its way here, if there is one. It may not know yet what the blob is.
-    pub(super) fn under_way(&self, repository: &RepositoryName, digest: &Digest) -> Option<Arc<Flight>> {
-        let flight = self.lock().get(&(repository.clone(), *digest)).and_then(Weak::upgrade)?;
-        let is_coming = flight.started.load(Ordering::SeqCst) || *flight.leads.borrow();
-        (is_coming && !flight.has_failed()).then_some(flight)
-    }
-
-    fn find_or_make(&self, source: Elsewhere, repository: &RepositoryName, digest: &Digest) -> Arc<Flight> {
-        let key = (repository.clone(), *digest);
-        let mut known = self.lock();
-        // One that still asks another node is of no use: that node may not have the blob.
-        let is_usable = |flight: &Arc<Flight>| {
-            !flight.has_failed() && (flight.head.initialized() || flight.source.primary.node == source.primary.node)
-        };
-        match known.get(&key).and_then(Weak::upgrade).filter(is_usable) {
-            Some(flight) => flight,
-            None => {
-                known.retain(|_, flight| flight.strong_count() > 0);
-                let flight = Arc::new(Flight::new(source, key.clone(), self.standing.clone(), self.links.clone()));
-                known.insert(key, Arc::downgrade(&flight));
-                flight
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Weak<Flight>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    /// Lets go of a flight that has stored its blob when the blob is here no longer. Slow clients may hold such a flight for
-    /// long, and whoever joins it is promised bytes that nobody fetches.
-    pub(super) async fn forget_if_gone(&self, repository: &RepositoryName, digest: &Digest) {
-        if self.flights.has_stored(repository, digest)
-            && let Err(RegistryError::BlobUnknown { .. }) = self.blob_here(repository, digest).await
-        {
-            self.flights.forget_stored(repository, digest);
-        }
-    }
-
-    /// Joins the flight of a blob that was not here when it was looked for. It may have come meanwhile, and its flight have
-    /// ended by that.
-    ///
-    /// # Errors
-    /// What `source` says, or why it cannot be asked.
-    pub(in crate::registry) async fn join_flight(
-        &self,
-        source: Elsewhere,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<Arc<Flight>, RegistryError> {
-        self.forget_if_gone(repository, digest).await;
-        self.flights.join(source, repository, digest).await
-    }
-}
+/// What a flight brings, and where to.
+pub(super) type Key = (RepositoryName, Digest);
 
 /// How far a flight has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,7 +62,9 @@ pub(in crate::registry) struct Flight {
     head: OnceCell<Head>,
     /// What follows the beginning in the first part, where it was asked for together with that, and of whom.
     rest: Mutex<Option<(NodeId, Rest)>>,
-    started: AtomicBool,
+    pub(super) started: AtomicBool,
+    /// Its place among those that clients pull, while its bytes are not here.
+    berth: Mutex<Option<Berth>>,
     pub(super) priority: watch::Sender<Priority>,
     pub(super) progress: watch::Sender<Progress>,
     recent: Mutex<VecDeque<(u64, Bytes)>>,
@@ -194,7 +73,12 @@ pub(in crate::registry) struct Flight {
 }
 
 impl Flight {
-    fn new(source: Elsewhere, (repository, digest): Key, standing: Arc<Standing>, links: Arc<Links>) -> Self {
+    pub(super) fn new(
+        source: Elsewhere,
+        (repository, digest): Key,
+        standing: Arc<Standing>,
+        links: Arc<Links>,
+    ) -> Self {
         let primary = source.upstream.primary(&repository.account());
         Self {
             is_open_to_all: primary.is_some_and(|primary| primary.node == source.primary.node),
@@ -207,6 +91,7 @@ impl Flight {
             head: OnceCell::new(),
             rest: Mutex::default(),
             started: AtomicBool::new(false),
+            berth: Mutex::default(),
             priority: watch::Sender::new(Priority::Background),
             progress: watch::Sender::new(Progress::Arrived(0)),
             recent: Mutex::default(),
@@ -215,7 +100,7 @@ impl Flight {
     }
 
     /// Asks once what the blob is; all who wait get the answer, and the next one asks again after a failure.
-    async fn load_head(&self) -> Result<(), RegistryError> {
+    pub(super) async fn load_head(&self) -> Result<(), RegistryError> {
         self.head.get_or_try_init(|| self.open()).await.map(|_| ())
     }
 
@@ -267,7 +152,24 @@ impl Flight {
         }
     }
 
-    fn has_failed(&self) -> bool {
+    /// Keeps a place, unless it has one, or needs none any more.
+    pub(super) fn take_berth(&self, berth: Berth) {
+        let mut own = self.berth.lock().unwrap_or_else(PoisonError::into_inner);
+        if own.is_none() && *self.progress.borrow() != Progress::Stored {
+            *own = Some(berth);
+        }
+    }
+
+    fn leave_berth(&self) {
+        self.berth.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// One that still asks another node is of no use: that node may not have the blob.
+    pub(super) fn is_usable_for(&self, source: &Elsewhere) -> bool {
+        !self.has_failed() && (self.head.initialized() || self.source.primary.node == source.primary.node)
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
         matches!(*self.progress.borrow(), Progress::NotKept(_) | Progress::Wrong)
     }
 
@@ -402,7 +304,7 @@ impl Flight {
 }
 
 async fn run(inner: Arc<Inner>, flight: Arc<Flight>) {
-    let outcome = match inner.flights.places.enter(flight.priority.subscribe()).await {
+    let outcome = match inner.flights.places().enter(flight.priority.subscribe()).await {
         Some(_place) => flight.fetch_and_store(&inner).await,
         None => Err(RegistryError::Interrupted),
     };
@@ -419,7 +321,12 @@ async fn run(inner: Arc<Inner>, flight: Arc<Flight>) {
             Progress::NotKept(error.to_string())
         }
     };
+    let is_stored = progress == Progress::Stored;
     flight.progress.send_replace(progress);
+    if is_stored {
+        // Slow clients read what is stored.
+        flight.leave_berth();
+    }
 }
 
 impl Flight {

@@ -10,6 +10,7 @@
 mod accepting;
 mod backfilling;
 mod backfills;
+mod berths;
 mod board;
 mod checking;
 mod comparing;
@@ -17,6 +18,7 @@ mod copies;
 mod ending;
 mod fetching;
 mod flight;
+mod flights;
 mod following;
 mod holders;
 mod holding;
@@ -51,8 +53,10 @@ pub use holding::ImageHolding;
 pub use priority::Priority;
 
 pub(super) use backfills::Backfills;
+pub(super) use berths::Berth;
 pub(super) use copies::{Copies, Fresh};
-pub(super) use flight::{Flight, Flights};
+pub(super) use flight::Flight;
+pub(super) use flights::Flights;
 pub(super) use following::is_followed;
 pub(super) use holders::Holders;
 pub(super) use reader::{RemoteReader, Source};

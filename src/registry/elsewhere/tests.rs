@@ -14,6 +14,7 @@ use crate::storage::{BEGINNING_BYTES, FilesystemOptions, Storage};
 use futures_util::FutureExt as _;
 use std::time::Duration;
 
+mod crowded;
 mod leaving;
 mod platforms;
 mod sources;
@@ -206,9 +207,13 @@ impl Upstream for OtherRegion {
 }
 
 fn open(directory: &tempfile::TempDir) -> Registry {
+    open_with(directory, RegistryOptions::default())
+}
+
+fn open_with(directory: &tempfile::TempDir, options: RegistryOptions) -> Registry {
     let metadata = Metadata::open(&directory.path().join("metadata.db"), &MetadataOptions::default()).unwrap();
     let storage = Storage::filesystem(FilesystemOptions::new(directory.path().join("storage"))).unwrap();
-    let options = RegistryOptions { create_accounts_on_push: true, ..RegistryOptions::default() };
+    let options = RegistryOptions { create_accounts_on_push: true, ..options };
     Registry::new(options, metadata, storage, Arc::new(ManualClock::new(1_000_000)), Arc::new(LocalClaims))
 }
 

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Mirror;
 use crate::external::{ExternalBlob, ExternalError};
 use crate::metadata::UploadRow;
+use crate::registry::elsewhere::Berth;
 use crate::registry::{BlobInfo, Inner, Registry, RegistryError};
 use crate::storage::{AppendError, PIECE_BYTES, Upload, UploadReader};
 
@@ -79,6 +80,8 @@ pub(in crate::registry) struct ExternalFlight {
     digest: Digest,
     pub(super) progress: watch::Sender<Progress>,
     reader: OnceLock<UploadReader>,
+    /// Its place among those that clients pull, while its bytes are not here.
+    berth: Mutex<Option<Berth>>,
 }
 
 impl Registry {
@@ -88,6 +91,38 @@ impl Registry {
         mirror: &Mirror,
         repository: &RepositoryName,
         digest: &Digest,
+    ) -> Arc<ExternalFlight> {
+        self.join_or_fly(mirror, repository, digest, None)
+    }
+
+    /// The same for a client, who waits until there is room for one more.
+    ///
+    /// # Errors
+    /// [`RegistryError::TooManyTransfers`].
+    pub(in crate::registry) async fn fly_for_client(
+        &self,
+        mirror: &Mirror,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Arc<ExternalFlight>, RegistryError> {
+        let place = (repository.clone(), *digest);
+        let under_way = {
+            let known = self.inner.external.flights.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get(&place).and_then(Weak::upgrade).filter(|flight| !flight.has_failed())
+        };
+        if let Some(flight) = under_way {
+            return Ok(flight);
+        }
+        let berth = self.inner.flights.enter_for_client(&repository.account()).await?;
+        Ok(self.join_or_fly(mirror, repository, digest, Some(berth)))
+    }
+
+    fn join_or_fly(
+        &self,
+        mirror: &Mirror,
+        repository: &RepositoryName,
+        digest: &Digest,
+        berth: Option<Berth>,
     ) -> Arc<ExternalFlight> {
         let place = (repository.clone(), *digest);
         let mut known = self.inner.external.flights.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,6 +136,7 @@ impl Registry {
             digest: place.1,
             progress: watch::Sender::new(Progress::Asked),
             reader: OnceLock::new(),
+            berth: Mutex::new(berth),
         });
         known.insert(place, Arc::downgrade(&flight));
         tokio::spawn(run(self.inner.clone(), flight.clone()));
@@ -422,4 +458,5 @@ async fn run(inner: Arc<Inner>, flight: Arc<ExternalFlight>) {
         }
     };
     flight.progress.send_replace(progress);
+    flight.berth.lock().unwrap_or_else(PoisonError::into_inner).take();
 }

@@ -238,6 +238,11 @@ impl Transport for QuicTransport {
         self.shared.peers.get_connection(node).map(|connection| connection.rtt())
     }
 
+    fn packets_from(&self, node: NodeId) -> Option<(usize, u64)> {
+        let connection = self.shared.peers.get_connection(node)?;
+        Some((connection.stable_id(), connection.stats().udp_rx.datagrams))
+    }
+
     async fn shutdown(&self) {
         self.shared.stopping.cancel();
         self.shared.tasks.close();

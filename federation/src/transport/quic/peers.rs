@@ -112,6 +112,12 @@ impl Peers {
     /// Takes a fresh connection. Gives the datagrams that waited for it.
     pub fn connected(&self, node: NodeId, connection: &Connection, dialed_by: NodeId) -> Vec<Bytes> {
         let mut map = self.lock();
+        let was_away = map.get(&node).is_some_and(|peer| peer.failure.is_some());
+        if was_away {
+            // What cut it off has probably cut off others as well, and they need not wait for their next attempt.
+            let failures = map.values_mut().filter_map(|peer| peer.failure.as_mut());
+            failures.for_each(|failure| failure.retry_at = Instant::now());
+        }
         let peer = map.entry(node).or_default();
         peer.live.retain(|live| live.connection.close_reason().is_none());
         peer.live.push(Live { connection: connection.clone(), dialed_by, since: Instant::now() });

@@ -120,6 +120,7 @@ async fn members_exchange_requests_on_every_channel_and_know_each_other_by_key()
         assert_eq!(answer, format!("{}{channel:?}!", a.id.short()));
     }
     assert!(a.transport.round_trip_time(b.id).is_some());
+    assert!(a.transport.packets_from(b.id).is_some_and(|(_, packets)| packets > 0));
     let refused = a.ask(&b, b"refuse").await.unwrap_err();
     assert!(matches!(&refused, TransportError::Refused { reason, .. } if reason == "because"), "{refused}");
     assert_eq!(a.transport.connection_count(), 1);
