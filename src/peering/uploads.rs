@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use keppel_federation::content::Urgency;
 use keppel_federation::vocabulary::{Digest, NodeId, RepositoryName, UploadId};
 
 use super::messages::{Answer, Question, UploadQuestion};
@@ -28,6 +29,8 @@ impl FederationUpstream {
         id: &UploadId,
         step: UploadStep,
     ) -> Result<Option<u64>, RegistryError> {
+        // Pieces of blobs must not hold up short questions.
+        let urgency = if matches!(step, UploadStep::Append { .. }) { Urgency::Bulk } else { Urgency::Prompt };
         let what = match step {
             UploadStep::Status => UploadQuestion::Status,
             UploadStep::Append { offset, bytes } => UploadQuestion::Append { offset, bytes: bytes.to_vec() },
@@ -35,7 +38,7 @@ impl FederationUpstream {
             UploadStep::Cancel => UploadQuestion::Cancel,
         };
         let question = Question::Upload { repository: repository.clone(), id: id.clone(), what };
-        match self.ask(at, repository, &question, DEADLINE).await? {
+        match self.ask_on(urgency, at, repository, &question, DEADLINE).await? {
             Answer::Upload(size_bytes) => Ok(size_bytes),
             _ => Err(confused(at, repository)),
         }

@@ -62,7 +62,7 @@ impl FederationUpstream {
         self.ask_on(Urgency::Prompt, whom, repository, question, deadline).await
     }
 
-    async fn ask_on(
+    pub(super) async fn ask_on(
         &self,
         urgency: Urgency,
         whom: &Primary,
