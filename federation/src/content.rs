@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::vocabulary::NodeId;
+use crate::wire::Body;
 
 /// How soon an answer is wanted: where a link is full, the more urgent ones go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,5 +29,5 @@ pub trait Content: Send + Sync + 'static {
     ///
     /// # Errors
     /// A reason, which the asker sees as [`TransportError::Refused`](crate::transport::TransportError::Refused).
-    async fn answer(&self, from: NodeId, request: Bytes) -> Result<Bytes, String>;
+    async fn answer(&self, from: NodeId, request: Bytes) -> Result<Body, String>;
 }

@@ -9,11 +9,13 @@ use futures_util::TryStreamExt as _;
 use keppel_federation::Federation;
 use keppel_federation::content::Content;
 use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, RepositoryName};
+use keppel_federation::wire::Body;
 
 use super::forwarded::ForwardedWrites;
 use super::messages::{
     Answer, ExternalAnswer, Question, ReferrerItem, Refusal, Target, Terms, UploadRefusal, decode, encode,
 };
+use super::parts::encode_part;
 use super::refusals::is_write;
 use super::{succession, uploads};
 use crate::external::{ExternalManifest, ManifestAnswer};
@@ -67,7 +69,7 @@ impl RegistryContent {
             }
             Question::BlobPart { repository, digest, offset, size_bytes } => {
                 let end = offset.saturating_add(size_bytes.min(PART_MAX_BYTES));
-                Ok(Answer::BlobPart(self.read(&repository, &digest, offset..end).await?))
+                Ok(Answer::BlobPart(self.read(&repository, &digest, offset..end).await?.into()))
             }
             Question::OpenBlob { repository, digest, beginning_bytes, with_tree, to_lead } => {
                 let beginning_bytes = beginning_bytes.min(PART_MAX_BYTES);
@@ -80,13 +82,6 @@ impl RegistryContent {
                     true => Answer::OpenedBlob { size_bytes, blake3, outboard, beginning, holders },
                     false => Answer::OpenedWithProof { size_bytes, blake3, outboard, beginning, proof, holders },
                 })
-            }
-            Question::FlightPart { repository, digest, offset, size_bytes, wait_ms } => {
-                let end = offset.saturating_add(size_bytes.min(PART_MAX_BYTES));
-                let wait = Duration::from_millis(wait_ms.into()).min(PART_WAIT_MAX);
-                let part = registry.read_blob_for(&repository, &digest, offset..end, wait).await?;
-                count_sent(from, part.len());
-                Ok(Answer::BlobPart(part))
             }
             Question::Hold { repository, digest } => {
                 let held = registry.hold_image(&repository, &digest).await?;
@@ -329,10 +324,22 @@ impl Question {
 
 #[async_trait]
 impl Content for RegistryContent {
-    async fn answer(&self, from: NodeId, request: Bytes) -> Result<Bytes, String> {
-        let question = decode(&request).map_err(|error| error.to_string())?;
-        let answer = self.answer_question(from, question).await;
-        Ok(encode(&answer.unwrap_or_else(|Refused(refusal)| Answer::Refused(refusal))))
+    async fn answer(&self, from: NodeId, request: Bytes) -> Result<Body, String> {
+        let answer = match decode(&request).map_err(|error| error.to_string())? {
+            Question::FlightPart { repository, digest, offset, size_bytes, wait_ms } => {
+                let end = offset.saturating_add(size_bytes.min(PART_MAX_BYTES));
+                let wait = Duration::from_millis(wait_ms.into()).min(PART_WAIT_MAX);
+                match self.registry.read_blob_for(&repository, &digest, offset..end, wait).await {
+                    Ok(pieces) => {
+                        count_sent(from, pieces.iter().map(Bytes::len).sum());
+                        return Ok(encode_part(pieces));
+                    }
+                    Err(error) => Err(Refused::from(error)),
+                }
+            }
+            question => self.answer_question(from, question).await,
+        };
+        Ok(encode(&answer.unwrap_or_else(|Refused(refusal)| Answer::Refused(refusal))).into())
     }
 }
 

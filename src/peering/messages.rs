@@ -13,7 +13,7 @@ use crate::metadata::{Cursor, ListedRepository, ManifestFacts, PulledNames, Repo
 use crate::registry::{FollowAnswer, FollowRequest, ManifestEntry, Progress, Readiness, RemoteBlob};
 use crate::storage::GROUP_BYTES;
 
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,7 +191,7 @@ pub(super) enum Answer {
         outboard: Vec<u8>,
         beginning: Vec<u8>,
     },
-    BlobPart(Vec<u8>),
+    BlobPart(#[serde(with = "super::parts::form")] Bytes),
     Tags {
         items: Vec<String>,
         more: bool,

@@ -19,6 +19,7 @@
 //! | `described` | manifests in answers |
 //! | `ending` | ends following what is gone |
 //! | `messages` | the questions and answers between nodes |
+//! | `parts` | parts of blobs as messages, without copies |
 //! | `refusals` | what their refusals mean here |
 //! | `silence` | which nodes are not waited for, since nothing comes from them |
 
@@ -34,6 +35,7 @@ mod forwarded;
 mod forwarding;
 mod listed;
 mod messages;
+mod parts;
 pub mod records;
 mod refusals;
 mod silence;

@@ -14,7 +14,8 @@ use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Reference, Repo
 use tokio::time::Instant;
 
 use super::forwarding::Clocks;
-use super::messages::{Answer, ExternalAnswer, Question, Target, decode, encode, kind_of};
+use super::messages::{Answer, ExternalAnswer, Question, Target, encode, kind_of};
+use super::parts::decode_answer;
 use super::refusals::{confused, reason_of, refused};
 use super::silence::{Need, Silences};
 use crate::external::{ExternalManifest, ManifestAnswer};
@@ -79,7 +80,7 @@ impl FederationUpstream {
         };
         let answer = asked.map_err(|error| unreachable(reason_of(&error)))?;
         self.silences.heard(whom.node);
-        match decode(&answer) {
+        match decode_answer(&answer) {
             Ok(Answer::Refused(refusal)) => Err(refused(refusal, repository, question, &unreachable)),
             Ok(answer) => Ok(answer),
             Err(error) => Err(unreachable(error.to_string())),
@@ -349,7 +350,7 @@ impl Upstream for FederationUpstream {
             Priority::Push | Priority::Pull => Urgency::Bulk,
         };
         match self.ask_on(urgency, from, repository, &question, PART_DEADLINE + wait).await? {
-            Answer::BlobPart(bytes) => Ok(bytes.into()),
+            Answer::BlobPart(bytes) => Ok(bytes),
             _ => Err(confused(from, repository)),
         }
     }

@@ -17,6 +17,7 @@ use keppel::registry::{LocalClaims, Registry, RegistryOptions};
 use keppel::storage::{FilesystemOptions, Storage};
 use keppel_federation::content::Content;
 use keppel_federation::vocabulary::NodeId;
+use keppel_federation::wire::Body;
 use keppel_federation::{Federation, FederationOptions};
 
 use crate::federation::{Region, large_blob, three_regions, until};
@@ -71,9 +72,9 @@ fn answer_of(kind: u8, body: &impl serde::Serialize) -> Bytes {
 
 #[async_trait]
 impl Content for Liar {
-    async fn answer(&self, from: NodeId, request: Bytes) -> Result<Bytes, String> {
+    async fn answer(&self, from: NodeId, request: Bytes) -> Result<Body, String> {
         let lie = self.lie.lock().expect("no lie panics").clone();
-        let answer = self.honest.answer(from, request).await?;
+        let answer = self.honest.answer(from, request).await?.into_bytes();
         let (kind, body) = (answer[1], &answer[2..]);
         let lied = match (lie, kind) {
             (Lie::WrongPart | Lie::ShortPart | Lie::LongPart, BLOB_PART) => {
@@ -107,14 +108,14 @@ impl Content for Liar {
                 let mut described: Described = postcard::from_bytes(body).expect("a manifest");
                 match described.2.as_mut().and_then(|bytes| bytes.last_mut()) {
                     Some(last) => *last = b' ',
-                    None => return Ok(answer),
+                    None => return Ok(answer.into()),
                 }
                 answer_of(MANIFEST, &described)
             }
-            _ => return Ok(answer),
+            _ => return Ok(answer.into()),
         };
         self.told.fetch_add(1, Ordering::SeqCst);
-        Ok(lied)
+        Ok(lied.into())
     }
 }
 

@@ -10,6 +10,7 @@ use super::*;
 use crate::transport::memory::MemoryNetwork;
 use crate::transport::{Channel, Handler};
 use crate::vocabulary::{AccountName, Region, TenantId};
+use crate::wire::Body;
 
 /// Hands requests to the claims once they have started.
 #[derive(Default)]
@@ -23,15 +24,16 @@ impl Door {
 
 #[async_trait]
 impl Handler for Door {
-    async fn handle(&self, from: NodeId, channel: Channel, request: Bytes) -> Result<Bytes, String> {
+    async fn handle(&self, from: NodeId, channel: Channel, request: Bytes) -> Result<Body, String> {
         let claims = self.0.get().ok_or("not yet started")?;
-        match channel {
+        let answer = match channel {
             Channel::Consensus => claims.handle_consensus(from, request).await,
             Channel::Command => claims.handle_command(from, request).await,
             Channel::Admission | Channel::Status | Channel::Content | Channel::Bulk | Channel::Background => {
                 Err("not here".into())
             }
-        }
+        };
+        answer.map(Body::from)
     }
 
     fn handle_datagram(&self, _: NodeId, _: Bytes) {}

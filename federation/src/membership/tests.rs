@@ -8,6 +8,7 @@ use crate::identity::NodeKey;
 use crate::transport::quic::{QuicOptions, QuicTransport};
 use crate::transport::{Channel, Handler};
 use crate::vocabulary::Region;
+use crate::wire::Body;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -15,7 +16,7 @@ struct ToMembership(Arc<Membership>);
 
 #[async_trait]
 impl Handler for ToMembership {
-    async fn handle(&self, _: NodeId, _: Channel, _: Bytes) -> Result<Bytes, String> {
+    async fn handle(&self, _: NodeId, _: Channel, _: Bytes) -> Result<Body, String> {
         Err("gossip only".into())
     }
 

@@ -19,6 +19,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::{Channel, Handler, Transport, TransportError};
 use crate::vocabulary::NodeId;
+use crate::wire::Body;
 
 /// The largest message, as on the real network.
 const MESSAGE_SIZE_MAX: usize = 8 * 1024 * 1024;
@@ -189,6 +190,7 @@ impl MemoryTransport {
             return std::future::pending().await;
         }
         pass(back.delay).await;
+        let answer = answer.map(Body::into_bytes);
         answer.map_err(|reason| TransportError::Refused { node: to, reason: reason.chars().take(256).collect() })
     }
 }
@@ -294,10 +296,10 @@ mod tests {
 
     #[async_trait]
     impl Handler for Echo {
-        async fn handle(&self, from: NodeId, _: Channel, request: Bytes) -> Result<Bytes, String> {
+        async fn handle(&self, from: NodeId, _: Channel, request: Bytes) -> Result<Body, String> {
             match &request[..] {
                 b"refuse" => Err(format!("not for {}", from.short())),
-                _ => Ok(request),
+                _ => Ok(request.into()),
             }
         }
         fn handle_datagram(&self, _: NodeId, _: Bytes) {}

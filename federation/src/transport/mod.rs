@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::vocabulary::NodeId;
+use crate::wire::Body;
 
 pub mod memory;
 pub mod quic;
@@ -92,7 +93,7 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// A reason, which the caller sees as [`TransportError::Refused`].
-    async fn handle(&self, from: NodeId, channel: Channel, request: Bytes) -> Result<Bytes, String>;
+    async fn handle(&self, from: NodeId, channel: Channel, request: Bytes) -> Result<Body, String>;
 
     /// Takes one datagram. Must not block.
     fn handle_datagram(&self, from: NodeId, datagram: Bytes);

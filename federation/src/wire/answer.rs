@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
-use super::WireError;
 use super::frame::{Frame, Prefix};
+use super::{Body, WireError};
 
 const ACCEPTED: u8 = 0;
 const REFUSED: u8 = 1;
@@ -10,26 +10,25 @@ const REFUSED: u8 = 1;
 pub const REASON_BYTES_MAX: usize = 1024;
 
 /// What a node answers to a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Answer {
     /// The answer of the channel's handler.
-    Accepted(Bytes),
+    Accepted(Body),
     /// The reason, in words for a person.
     Refused(String),
 }
 
 impl Answer {
-    /// The answer as bytes; `version` is the protocol version that was agreed on, or the newest spoken here.
-    pub fn encode(&self, version: u8) -> Vec<u8> {
+    /// The answer as bytes, in pieces; `version` is the protocol version that was agreed on, or the newest spoken here.
+    pub fn encode(self, version: u8) -> Vec<Bytes> {
         let (status, body) = match self {
-            Self::Accepted(body) => (ACCEPTED, &body[..]),
-            Self::Refused(reason) => (REFUSED, cut(reason).as_bytes()),
+            Self::Accepted(body) => (ACCEPTED, body),
+            Self::Refused(reason) => (REFUSED, Bytes::copy_from_slice(cut(&reason).as_bytes()).into()),
         };
-        let mut bytes = Vec::with_capacity(6 + body.len());
-        bytes.extend_from_slice(&[status, version]);
-        bytes.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
-        bytes.extend_from_slice(body);
-        bytes
+        let [a, b, c, d] = u32::try_from(body.size_bytes()).unwrap_or(u32::MAX).to_be_bytes();
+        let mut pieces = vec![Bytes::copy_from_slice(&[status, version, a, b, c, d])];
+        pieces.extend(body.into_pieces());
+        pieces
     }
 }
 
@@ -77,7 +76,7 @@ impl AnswerDecoder {
         let status = self.head.complete().ok_or(WireError::Truncated)?[0];
         let body = self.frame.finish()?;
         match status {
-            ACCEPTED => Ok(Answer::Accepted(body)),
+            ACCEPTED => Ok(Answer::Accepted(body.into())),
             _ => Ok(Answer::Refused(String::from_utf8_lossy(&body).into_owned())),
         }
     }
@@ -95,8 +94,11 @@ mod tests {
     #[test]
     fn a_long_reason_is_cut_between_characters() {
         let mut decoder = AnswerDecoder::new(0);
-        decoder.push(&Answer::Refused("ä".repeat(2000)).encode(1)).unwrap();
-        assert_eq!(decoder.finish().unwrap(), Answer::Refused("ä".repeat(REASON_BYTES_MAX / 2)));
+        for piece in Answer::Refused("ä".repeat(2000)).encode(1) {
+            decoder.push(&piece).unwrap();
+        }
+        let Answer::Refused(reason) = decoder.finish().unwrap() else { panic!("accepted") };
+        assert_eq!(reason, "ä".repeat(REASON_BYTES_MAX / 2));
     }
 
     #[test]

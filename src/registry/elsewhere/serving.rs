@@ -46,7 +46,9 @@ impl Registry {
                     0 => (Bytes::new(), Vec::new()),
                     BEGINNING_BYTES => (head.beginning.clone(), head.proof.clone()),
                     // An older node, which takes whole groups only.
-                    more => (self.read_blob_for(repository, digest, 0..more, LED_WAIT).await?.into(), Vec::new()),
+                    more => {
+                        (self.read_blob_for(repository, digest, 0..more, LED_WAIT).await?.concat().into(), Vec::new())
+                    }
                 };
                 Ok(RemoteBlob {
                     size_bytes: flight.size_bytes(),
@@ -82,7 +84,7 @@ impl Registry {
         let end = blob.size_bytes.min(wanted_bytes);
         let mut beginning = match end {
             0 => Vec::new(),
-            end => self.read_local(repository, digest, 0..end).await?,
+            end => self.read_local(repository, digest, 0..end).await?.concat(),
         };
         if beginning.len() as u64 != end {
             return Err(RegistryError::BlobUnknown { digest: *digest });
@@ -104,7 +106,7 @@ impl Registry {
         })
     }
 
-    /// A part of a blob for another node. What is still on its way here is waited for.
+    /// A part of a blob for another node, in pieces. What is still on its way here is waited for.
     ///
     /// # Errors
     /// [`RegistryError::BlobUnknown`], [`RegistryError::BlobOnTheWay`], or our own trouble.
@@ -114,7 +116,7 @@ impl Registry {
         digest: &Digest,
         range: Range<u64>,
         wait: Duration,
-    ) -> Result<Vec<u8>, RegistryError> {
+    ) -> Result<Vec<Bytes>, RegistryError> {
         match self.read_local(repository, digest, range.clone()).await {
             Err(unknown @ RegistryError::BlobUnknown { .. }) => {
                 let flight = self.inner.flights.under_way(repository, digest).ok_or(unknown)?;
@@ -147,20 +149,19 @@ impl Registry {
         repository: &RepositoryName,
         digest: &Digest,
         range: Range<u64>,
-    ) -> Result<Vec<u8>, RegistryError> {
+    ) -> Result<Vec<Bytes>, RegistryError> {
         let blob = self.load_local_blob(repository, digest).await?;
         let range = range.start.min(blob.size_bytes)..range.end.min(blob.size_bytes);
-        let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
-        let mut pieces = self.open_blob(&blob, range).await?;
-        while let Some(piece) = pieces.try_next().await? {
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(bytes)
+        self.open_blob(&blob, range).await?.try_collect().await
     }
 }
 
 /// Waits for a part and reads it. `None`: all of the blob is stored by now.
-async fn read_in_flight(flight: &Flight, range: Range<u64>, wait: Duration) -> Result<Option<Vec<u8>>, RegistryError> {
+async fn read_in_flight(
+    flight: &Flight,
+    range: Range<u64>,
+    wait: Duration,
+) -> Result<Option<Vec<Bytes>>, RegistryError> {
     let (mut progress, until) = (flight.progress.subscribe(), Instant::now() + wait);
     let mut range = range;
     loop {
@@ -182,13 +183,12 @@ async fn read_in_flight(flight: &Flight, range: Range<u64>, wait: Duration) -> R
             Err(_) => return Err(RegistryError::BlobOnTheWay { digest: flight.digest }),
         }
     }
-    let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
-    while (bytes.len() as u64) < range.end - range.start {
-        let at = range.start + bytes.len() as u64;
-        match flight.read_arrived(at, range.end - at).await {
-            Some(more) => bytes.extend_from_slice(&more),
-            None => return Err(RegistryError::BlobOnTheWay { digest: flight.digest }),
-        }
+    let (mut pieces, mut at) = (Vec::new(), range.start);
+    while at < range.end {
+        let piece = flight.read_arrived(at, range.end - at).await;
+        let piece = piece.ok_or(RegistryError::BlobOnTheWay { digest: flight.digest })?;
+        at += piece.len() as u64;
+        pieces.push(piece);
     }
-    Ok(Some(bytes))
+    Ok(Some(pieces))
 }

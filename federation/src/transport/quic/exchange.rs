@@ -43,7 +43,7 @@ impl Shared {
             }
         }
         match decoder.finish().map_err(|e| answer_error(node, e))? {
-            Answer::Accepted(body) => Ok(body),
+            Answer::Accepted(body) => Ok(body.into_bytes()),
             Answer::Refused(reason) => Err(TransportError::Refused { node, reason }),
         }
     }

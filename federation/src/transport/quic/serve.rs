@@ -75,9 +75,9 @@ async fn request_within(
             Answer::Refused(reason)
         }
     };
-    let bytes = answer.encode(VersionRange::OURS.max);
-    let time = shared.options.time_for(bytes.len());
-    if !matches!(timeout(time, send.write_all(&bytes)).await, Ok(Ok(()))) {
+    let mut pieces = answer.encode(VersionRange::OURS.max);
+    let time = shared.options.time_for(pieces.iter().map(Bytes::len).sum());
+    if !matches!(timeout(time, send.write_all_chunks(&mut pieces)).await, Ok(Ok(()))) {
         _ = send.reset(VarInt::from_u32(0));
     }
     _ = send.finish();
@@ -94,8 +94,8 @@ async fn answer_to(shared: &Shared, node: NodeId, channel: Channel, body: Bytes)
     let limit = channels::limits(channel).answer_bytes;
     let time: Duration = shared.options.handle_timeout;
     match timeout(time, handler.handle(node, channel, body)).await {
-        Ok(Ok(answer)) if answer.len() > limit => {
-            Answer::Refused(format!("the answer of {} bytes is over the limit of {limit}", answer.len()))
+        Ok(Ok(answer)) if answer.size_bytes() > limit => {
+            Answer::Refused(format!("the answer of {} bytes is over the limit of {limit}", answer.size_bytes()))
         }
         Ok(Ok(answer)) => Answer::Accepted(answer),
         Ok(Err(reason)) => Answer::Refused(reason),

@@ -6,6 +6,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::*;
+use crate::wire::Body;
 
 mod hostile;
 
@@ -29,7 +30,7 @@ impl Drop for CountDrop {
 
 #[async_trait]
 impl Handler for Echo {
-    async fn handle(&self, from: NodeId, channel: Channel, request: Bytes) -> Result<Bytes, String> {
+    async fn handle(&self, from: NodeId, channel: Channel, request: Bytes) -> Result<Body, String> {
         self.seen.fetch_add(1, Ordering::SeqCst);
         self.arrived.notify_waiters();
         match &request[..] {
@@ -38,8 +39,11 @@ impl Handler for Echo {
                 std::future::pending().await
             }
             b"refuse" => Err("because".into()),
-            b"huge" => Ok(vec![0; 8 << 20].into()),
-            _ => Ok([from.short().as_bytes(), format!("{channel:?}").as_bytes(), &request].concat().into()),
+            b"huge" => Ok(Bytes::from(vec![0; 8 << 20]).into()),
+            _ => {
+                let pieces = [from.short().into_bytes(), format!("{channel:?}").into_bytes(), request.to_vec()];
+                Ok(pieces.into_iter().map(Bytes::from).collect())
+            }
         }
     }
 
