@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
@@ -32,6 +33,8 @@ fn prepare(connection: &Connection, options: &MetadataOptions) -> Result<(), Met
     let kibibytes = i64::try_from(options.page_cache_bytes / 1024).unwrap_or(i64::MAX);
     connection.pragma_update(None, "cache_size", -kibibytes)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // Plans come from the statements alone. Else whatever is bound to one that may be planned in two ways has it planned again.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
     Ok(())
@@ -95,5 +98,26 @@ impl Drop for Lent<'_> {
         if let Some(connection) = self.connection.take() {
             self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_statement_is_planned_once_whatever_is_bound_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = open_writer(&directory.path().join("a.db"), &MetadataOptions::default()).unwrap();
+        connection
+            .execute_batch("CREATE TABLE blobs (account INTEGER, size INTEGER); CREATE INDEX a ON blobs (account)")
+            .unwrap();
+        let mut statement = connection.prepare("SELECT size FROM blobs WHERE account = ?1 AND size = ?2").unwrap();
+        for number in 0..5 {
+            assert!(!statement.exists([number, number]).unwrap());
+        }
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
     }
 }
