@@ -395,10 +395,10 @@ sections! {
         idle_timeout: Duration = "10s", from "1s" to "5m";
         /// How often a quiet connection is kept alive: a third of idle_timeout or less.
         keep_alive: Duration = "2500ms", from "100ms" to "1m";
-        /// How much one node may have under way to us: bandwidth times round-trip time.
-        receive_window: ByteSize = "32MiB", from "64KiB" to "1GiB";
+        /// How much one node may have under way to us: bandwidth times round-trip time, and twice that where packets get lost.
+        receive_window: ByteSize = "64MiB", from "64KiB" to "1GiB";
         /// The same in the other direction.
-        send_window: ByteSize = "32MiB", from "64KiB" to "1GiB";
+        send_window: ByteSize = "64MiB", from "64KiB" to "1GiB";
         /// How much may be fetched from one node per second of what nobody waits for, such as backfill. Default: no limit.
         background_bandwidth_max: Option<ByteSize> = "", from "64KiB" to "100GiB", example "20MiB";
         /// Requests of one node at a time.

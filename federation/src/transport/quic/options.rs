@@ -20,8 +20,8 @@ pub struct QuicOptions {
     pub backoff_max: Duration,
     /// Requests of one node that are received or worked on at a time.
     pub streams_max: u32,
-    /// How much one node may have under way to us. Bandwidth times round-trip time is what a link needs: 32 MiB carry
-    /// 1 Gbit/s over 250 ms.
+    /// How much one node may have under way to us. Bandwidth times round-trip time is what a link needs, and twice
+    /// as much where packets get lost, since what waits for one that is sent again counts: 64 MiB carry 2 Gbit/s over 125 ms.
     pub receive_window_bytes: u32,
     /// The same for one stream.
     pub stream_receive_window_bytes: u32,
@@ -65,9 +65,9 @@ impl Default for QuicOptions {
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(5),
             streams_max: 256,
-            receive_window_bytes: 32 << 20,
+            receive_window_bytes: 64 << 20,
             stream_receive_window_bytes: 16 << 20,
-            send_window_bytes: 32 << 20,
+            send_window_bytes: 64 << 20,
             request_bodies_bytes_max: 64 << 20,
             receive_timeout: Duration::from_secs(10),
             receive_rate_min_bytes: 64 << 10,
