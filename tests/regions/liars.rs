@@ -210,7 +210,8 @@ fn forgive(region: &mut Region, others: &[&str]) {
 async fn a_holder_that_lies_never_reaches_a_client_and_is_named() {
     let [eu, mut us, mut ap] = three_regions();
     let lies = [Lie::WrongPart, Lie::ShortPart, Lie::LongPart, Lie::Garbage, Lie::Stall];
-    let layers: Vec<Vec<u8>> = (0..lies.len() as u8).map(|number| large_blob(20 + number)).collect();
+    // Large enough that it is not over before the liar, to whom there is no connection yet, was asked.
+    let layers: Vec<Vec<u8>> = (0..lies.len() as u8).map(|number| large_blob(100 + number)).collect();
     let path = |bytes: &[u8]| format!("/v2/acme/app/blobs/{}", sha256(bytes));
     for layer in &layers {
         eu.client.push_blob("acme/app", layer).await;
