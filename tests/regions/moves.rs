@@ -10,6 +10,7 @@ use crate::federation::{LEASE, large_blob, three_regions, until};
 use crate::harness::client::try_send;
 use crate::harness::{Client, Content, Image, ImageBuilder};
 use crate::leases::until_it_answers_alone;
+use crate::sources::{RECEIVED, until_received};
 
 /// How long a client of these tests tries a push again that it is told to try again.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -246,7 +247,7 @@ async fn a_move_that_was_cut_off_is_gone_on_with_by_asking_again() {
     let [eu, mut us, ap] = three_regions();
     let image = ImageBuilder::new(1).layers(2).layer_bytes(1 << 20).build();
     eu.client.push_image("acme/app", "v1", &image).await;
-    let blobs: Vec<Vec<u8>> = (0..3).map(|number| [&[number; 16], &large_blob(24)[..]].concat()).collect();
+    let blobs: Vec<Vec<u8>> = (0..3).map(|number| [&[number; 16], &large_blob(48)[..]].concat()).collect();
     let mut manifest = image.manifest.value();
     let layer = image.layers[0].media_type.clone();
     manifest["layers"] = serde_json::json!(
@@ -261,13 +262,15 @@ async fn a_move_that_was_cut_off_is_gone_on_with_by_asking_again() {
     // The command is killed, then the region that is to take the account over.
     let mut command = eu.command(&["account", "move", "acme", "--to", "us"]);
     let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until_received(&us, 1 << 20).await;
     running.kill().expect("it is killed");
     running.wait().expect("it ends");
+    let had = us.counter(RECEIVED).await;
     let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    until_received(&us, had + (8 << 20)).await;
     us.server.kill();
     running.wait().expect("it ends");
+    assert_eq!(eu.primary_of("acme"), "eu", "it was over before it was cut off");
     push_patiently(&ap.client, "acme/app", "meanwhile", &image.manifest).await;
     us.restart();
     until("it is back", || us.told(&["status"]).starts_with("decisions are taken"));

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use crate::federation::{Region, large_blob, one_and_three, three_regions};
 use crate::harness::images::sha256;
 
-const RECEIVED: &str = "keppel_transfer_received_bytes_total";
+pub const RECEIVED: &str = "keppel_transfer_received_bytes_total";
 const SENT: &str = "keppel_transfer_sent_bytes_total";
 const MIB: u64 = 1 << 20;
 
@@ -18,7 +18,7 @@ async fn transfers(region: &Region) -> String {
 }
 
 /// Waits until a region has received so much.
-async fn until_received(region: &Region, bytes: u64) -> u64 {
+pub async fn until_received(region: &Region, bytes: u64) -> u64 {
     let start = Instant::now();
     loop {
         let received = region.counter(RECEIVED).await;
