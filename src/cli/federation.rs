@@ -10,7 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::Failure;
 use super::federation_tables::{accounts_table, copies_table, invitations_table, members_table, status_text};
 use super::overrides::Overrides;
-use crate::app::admin::{AdminError, Answer, InvitedRole, Request, ask};
+use crate::app::admin::{AccountInfo, AdminError, Answer, InvitedRole, Request, ask};
 use crate::app::{self, OfflineError};
 use crate::config::{self, Config};
 
@@ -265,7 +265,8 @@ fn status(config: &Config, json: bool) -> Result<(), Failure> {
 }
 
 /// Page by page, so that a federation of any size is listed.
-fn accounts(config: &Config, json: bool) -> Result<(), Failure> {
+/// All accounts that are claimed.
+pub(super) fn accounts_of(config: &Config) -> Result<Vec<AccountInfo>, Failure> {
     let (mut all, mut after) = (Vec::new(), None);
     loop {
         let page = match ask_node(config, &Request::Accounts { after })? {
@@ -276,6 +277,11 @@ fn accounts(config: &Config, json: bool) -> Result<(), Failure> {
         after = Some(last.name.clone());
         all.extend(page);
     }
+    Ok(all)
+}
+
+fn accounts(config: &Config, json: bool) -> Result<(), Failure> {
+    let all = accounts_of(config)?;
     match json {
         true => println!("{}", serde_json::to_string_pretty(&all).context("the accounts")?),
         false => print!("{}", accounts_table(&all)),

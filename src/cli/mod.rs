@@ -13,6 +13,7 @@ mod moves;
 mod overrides;
 mod people;
 mod serve;
+mod tenants;
 mod wait;
 mod witness;
 
@@ -47,6 +48,8 @@ enum Command {
     User(people::User),
     /// Make, rotate and remove robots: accounts for programs.
     Robot(people::Robot),
+    /// List tenants, show who belongs to them, and dissolve them.
+    Tenant(tenants::Tenant),
     /// List the keys that tokens are signed with, and revoke them.
     Key(people::Key),
     /// Log in to a registry.
@@ -160,6 +163,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Federation(federation) => federation.run(),
         Command::User(user) => user.run(),
         Command::Robot(robot) => robot.run(),
+        Command::Tenant(tenant) => tenant.run(),
         Command::Key(key) => key.run(),
         Command::Login(login) => login.run(),
         Command::Logout(logout) => logout.run(),

@@ -15,12 +15,12 @@ use super::federation_tables::{or_dash, table};
 use super::overrides::Overrides;
 use crate::app::admin::{Answer, Request};
 use crate::auth::{Action, KeyInfo, Passphrase, PeopleAnswer, PeopleRequest, RobotInfo, RobotScope, Role, UserInfo};
-use crate::config;
+use crate::config::{self, Config};
 use crate::model::policy::Secret;
 
 /// Which node is asked.
 #[derive(Debug, Args)]
-struct Node {
+pub(super) struct Node {
     /// The configuration file of the node; it says where its data folder is.
     #[arg(long, value_name = "FILE", env = "KEPPEL_CONFIG", global = true)]
     config: Option<PathBuf>,
@@ -264,9 +264,12 @@ fn seconds(lifetime: Duration) -> i64 {
 }
 
 impl Node {
-    fn ask(self, people: PeopleRequest) -> Result<PeopleAnswer, Failure> {
-        let config = config::load(&self.overrides.sources(self.config)?)?.config;
-        match ask_node(&config, &Request::People { people })? {
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        Ok(config::load(&self.overrides.sources(self.config.clone())?)?.config)
+    }
+
+    pub(super) fn ask(&self, people: PeopleRequest) -> Result<PeopleAnswer, Failure> {
+        match ask_node(&self.config()?, &Request::People { people })? {
             Answer::People { people } => Ok(people),
             other => Err(unexpected(&other)),
         }
@@ -363,6 +366,11 @@ fn read_password() -> Result<Passphrase, Failure> {
         true => Err(failure("standard input holds no password".to_owned())),
         false => Ok(Passphrase(Secret::new(password))),
     }
+}
+
+/// The node answered, but not what it was asked.
+pub(super) fn unfit() -> Failure {
+    failure("the node answered something else: is it of the same version?".to_owned())
 }
 
 /// Words for a person only: what a program reads is on standard output.

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use keppel_federation::Federation;
 use keppel_federation::claims::{Account, AccountState, ClaimsError, DocumentKind, Opaque, Outcome};
 use keppel_federation::vocabulary::{AccountName, NodeId, TenantId};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::auth::Auth;
 use crate::registry::{AccountClaims, AccountRules, ClaimRefusal, Quota};
@@ -26,6 +26,8 @@ pub struct FederationClaims {
 /// How long the majority is waited for on behalf of a pull, and how long it is not asked again after that.
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(800);
 const CONFIRM_PAUSE: Duration = Duration::from_secs(1);
+/// How long a claim that was decided may take to show here.
+const SHOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl FederationClaims {
     /// Claims through this federation; policies as the auth room has compiled them.
@@ -46,6 +48,11 @@ impl AccountClaims for FederationClaims {
         }
         let settings = Opaque::from(b"{}".to_vec());
         let decided = self.federation.claim(account.clone(), self.tenant.clone(), settings).await;
+        if let Ok(decision) = &decided {
+            // Whoever came second goes on with the account that the first one has, which is to be known here.
+            let view = self.federation.state();
+            let _ = timeout(SHOWN_TIMEOUT, view.wait_applied(decision.applied)).await;
+        }
         of_outcome(decided.map(|decision| decision.outcome))
     }
 

@@ -334,3 +334,17 @@ async fn a_user_of_another_registry_needs_a_password_there() {
     site.put_account("acme-mirror", "ada", mirror("", None)).await.expect(200, "");
     site.put_account("acme-mirror", "ada", mirror("us", None)).await.expect(422, missing);
 }
+
+#[tokio::test]
+async fn every_name_of_an_account_can_be_pushed_to() {
+    let site = Site::start();
+    let longest = "a".repeat(48);
+    for name in ["a-", "9--", "0", "a--b", &longest] {
+        site.put_account(name, "ada", json!({})).await.expect(200, "");
+        let path = format!("/v2/{name}/app/blobs/uploads/?digest={}", sha256(b"a blob"));
+        let pushed = reply(site.request("POST", &path, "ada").body("a blob")).await;
+        assert_eq!(pushed.status, 201, "{name}: {}", pushed.text);
+        let path = format!("/v2/{name}/app/blobs/{}", sha256(b"a blob"));
+        assert_eq!(reply(site.request("GET", &path, "ada")).await.text, "a blob");
+    }
+}

@@ -1,6 +1,6 @@
-//! `keppel user`, `keppel robot` and `keppel key`.
+//! `keppel user`, `keppel robot`, `keppel tenant` and `keppel key`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::site::{Site, reply};
 
@@ -70,4 +70,23 @@ async fn commands_say_what_is_wrong() {
     }
     let misused = site.command(&["user", "add", "new", "--role", "acme=king"], "");
     assert_eq!(misused.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn tenants_are_listed_with_what_belongs_to_them_and_dissolved() {
+    let site = Site::start();
+    let _ = (site.run(&["user", "add", "tess", "--role", "tools=viewer"]), site.run(&["robot", "add", "tools+ci"]));
+    let list = || serde_json::from_str::<Value>(&site.run(&["tenant", "list", "--json"])).expect("JSON");
+    assert_eq!(list()["tools"], json!({"users": {"tess": "viewer"}, "robots": ["tools+ci"], "accounts": []}));
+    site.put_account("acme-prod", "ada", json!({})).await.expect(200, "");
+    assert_eq!(list()["acme"]["accounts"], json!(["acme-prod"]));
+    let shown = site.run(&["tenant", "show", "tools"]);
+    assert!(shown.contains("tess") && shown.contains("viewer") && shown.contains("tools+ci"), "{shown}");
+    assert!(site.run(&["tenant", "list"]).lines().any(|line| line.split_whitespace().eq(["tools", "1", "1", "0"])));
+    let refused = site.command(&["tenant", "remove", "acme"], "");
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("acme-prod"));
+    assert_eq!(site.run(&["tenant", "remove", "tools"]), "done");
+    assert_eq!(list().get("tools"), None);
+    let unknown = site.command(&["tenant", "show", "tools"], "");
+    assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("nothing belongs"));
 }

@@ -357,3 +357,25 @@ async fn a_region_that_is_cut_off_lets_in_whom_it_knew_for_as_long_as_it_may() {
     let _us = Region::start_with(folder.path(), "us", &["auth.trust_when_cut_off=10s"]);
     within(PATIENCE, "she is let in again", async || statuses("/v2/").await == [200, 200]).await;
 }
+
+#[tokio::test]
+async fn first_pushes_of_two_regions_to_one_name_go_to_the_same_account() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [eu, us, ap] = federation(folder.path()).await;
+    let secret = eu.told(&["user", "add", "olga", "--operator"]);
+    within(PATIENCE, "she is known", async || {
+        us.ask("GET", "/v2/", ("olga", &secret), None).await.status == 200
+            && ap.ask("GET", "/v2/", ("olga", &secret), None).await.status == 200
+    })
+    .await;
+    for number in 0..20 {
+        let push = async |region: &Region| {
+            let path = format!("/v2/race{number}/app/blobs/uploads/?digest={}", sha256(b"a blob"));
+            reply(region.client.request(Method::POST, &path).basic_auth("olga", Some(&secret)).body("a blob")).await
+        };
+        let pushed = tokio::join!(push(&eu), push(&us), push(&ap));
+        for pushed in [pushed.0, pushed.1, pushed.2] {
+            assert_eq!(pushed.status, 201, "{number}: {}", pushed.text);
+        }
+    }
+}

@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use keppel_federation::FederationStatus;
 use keppel_federation::claims::Role;
-use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Region, RepositoryName};
+use keppel_federation::vocabulary::{AccountName, Digest, NodeId, Region, RepositoryName, TenantId};
 
 use crate::auth::{PeopleAnswer, PeopleRequest};
 use crate::janitor::{JanitorStatus, RunReport, ScrubProgress};
@@ -299,6 +299,9 @@ pub struct MemberInfo {
 pub struct AccountInfo {
     /// Its name.
     pub name: AccountName,
+    /// The tenant that it belongs to; none: the node is of an older version.
+    #[serde(default)]
+    pub tenant: Option<TenantId>,
     /// The region that is primary for it.
     pub region: Region,
     /// The node that is.

@@ -236,6 +236,7 @@ async fn carry_out(
             let accounts = federation.state().accounts_after(after.as_ref(), ACCOUNTS_PAGE);
             let info = |account: &Account| AccountInfo {
                 name: account.name.clone(),
+                tenant: Some(account.tenant.clone()),
                 region: account.region.clone(),
                 node: account.owner,
                 epoch: account.epoch,
