@@ -32,6 +32,17 @@ fn push(client: &Client, manifest: &Content) -> JoinHandle<u16> {
     tokio::spawn(async move { request.send().await.map_or(0, |answer| answer.status().as_u16()) })
 }
 
+/// A push by way of another region that the primary has recorded at once, while it waits with the answer for a region that
+/// it cannot reach.
+async fn recorded_but_unanswered(world: &World, manifest: &Content) -> (Instant, JoinHandle<u16>) {
+    world.network.isolate(AP);
+    let start = Instant::now();
+    let pushed = push(world.regions[US].client(), manifest);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!pushed.is_finished(), "it was answered before anything went wrong");
+    (start, pushed)
+}
+
 /// What `latest` is at the primary, once that is sure of it.
 async fn latest(world: &World) -> String {
     let start = Instant::now();
@@ -49,12 +60,7 @@ async fn latest(world: &World) -> String {
 async fn a_push_is_not_recorded_again_when_the_region_that_waits_for_its_answer_stands_still() {
     let world = World::new();
     let images = three_images(&world).await;
-    // The primary records the push at once, and waits with the answer for a region that it cannot reach.
-    world.network.isolate(AP);
-    let start = Instant::now();
-    let pushed = push(world.regions[US].client(), &images[1].manifest);
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(!pushed.is_finished(), "it was answered before anything went wrong");
+    let (start, pushed) = recorded_but_unanswered(&world, &images[1].manifest).await;
     world.regions[US].pause();
     world.network.cut(EU, US);
     world.put(EU, "latest", &images[2].manifest).await.expect(201);
@@ -96,12 +102,7 @@ async fn a_push_that_its_client_was_told_has_failed_is_not_done_when_the_primary
 async fn a_push_whose_answer_was_lost_with_the_line_is_asked_about_when_that_is_back() {
     let world = World::new();
     let images = three_images(&world).await;
-    // Recorded at once, and answered after the line is cut.
-    world.network.isolate(AP);
-    let start = Instant::now();
-    let pushed = push(world.regions[US].client(), &images[1].manifest);
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(!pushed.is_finished(), "it was answered before anything went wrong");
+    let (start, pushed) = recorded_but_unanswered(&world, &images[1].manifest).await;
     world.network.cut(EU, US);
     world.network.cut(US, EU);
     world.put(EU, "latest", &images[2].manifest).await.expect(201);

@@ -79,16 +79,8 @@ impl Flights {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Arc<Flight>, RegistryError> {
-        let flight = match self.find(&source, repository, digest) {
-            Some(flight) => flight,
-            None => {
-                let berth = self.berths.enter(&repository.account()).await?;
-                // Somebody may have made it meanwhile.
-                let flight = self.find_or_make(source, repository, digest);
-                flight.take_berth(berth);
-                flight
-            }
-        };
+        let account = repository.account();
+        let flight = self.find_or_berth(source, repository, digest, self.berths.enter(&account)).await?;
         flight.load_head().await?;
         Ok(flight)
     }
@@ -116,16 +108,9 @@ impl Flights {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Arc<Flight>, RegistryError> {
-        let flight = match self.find(&source, repository, digest) {
-            Some(flight) => flight,
-            None => {
-                let on_the_way = RegistryError::BlobOnTheWay { digest: *digest };
-                let berth = self.berths.try_enter(&repository.account()).ok_or(on_the_way)?;
-                let flight = self.find_or_make(source, repository, digest);
-                flight.take_berth(berth);
-                flight
-            }
-        };
+        let on_the_way = RegistryError::BlobOnTheWay { digest: *digest };
+        let berth = async { self.berths.try_enter(&repository.account()).ok_or(on_the_way) };
+        let flight = self.find_or_berth(source, repository, digest, berth).await?;
         flight.leads.send_replace(true);
         flight.load_head().await?;
         Ok(flight)
@@ -141,6 +126,24 @@ impl Flights {
     fn find(&self, source: &Elsewhere, repository: &RepositoryName, digest: &Digest) -> Option<Arc<Flight>> {
         let flight = self.lock().get(&(repository.clone(), *digest)).and_then(Weak::upgrade)?;
         flight.is_usable_for(source).then_some(flight)
+    }
+
+    /// The flight, or one with this berth.
+    async fn find_or_berth(
+        &self,
+        source: Elsewhere,
+        repository: &RepositoryName,
+        digest: &Digest,
+        berth: impl Future<Output = Result<Berth, RegistryError>>,
+    ) -> Result<Arc<Flight>, RegistryError> {
+        if let Some(flight) = self.find(&source, repository, digest) {
+            return Ok(flight);
+        }
+        let berth = berth.await?;
+        // Somebody may have made it meanwhile.
+        let flight = self.find_or_make(source, repository, digest);
+        flight.take_berth(berth);
+        Ok(flight)
     }
 
     fn find_or_make(&self, source: Elsewhere, repository: &RepositoryName, digest: &Digest) -> Arc<Flight> {

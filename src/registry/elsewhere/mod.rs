@@ -62,8 +62,8 @@ pub(super) use holders::Holders;
 pub(super) use reader::{RemoteReader, Source};
 
 use super::manifest_push::{digest_of, record_from_elsewhere};
-
 use super::{Inner, Manifest, ManifestTarget, Page, PutManifest, Registry, RegistryError};
+use crate::metadata::{RepositoryId, WriteTransaction};
 
 /// Blobs of one pushed manifest that are fetched at a time.
 const FETCHES_PER_PUSH: usize = 4;
@@ -331,13 +331,7 @@ impl Inner {
         let (name, digest) = (repository.clone(), *digest);
         let dropped = self.metadata.write(move |transaction| {
             let Some(id) = transaction.get_repository(&name)? else { return Ok(false) };
-            let Some(blob) = transaction.get_mounted_blob(id, &digest)? else { return Ok(false) };
-            if transaction.get_manifest_using_blob(id, blob.id)?.is_some() {
-                return Ok::<_, RegistryError>(false);
-            }
-            // The bytes are left to the storage sweep.
-            transaction.unmount_blob(id, blob.id)?;
-            Ok(true)
+            unmount_unneeded(transaction, id, &digest)
         });
         dropped.await
     }
@@ -370,12 +364,7 @@ impl Inner {
                     changed
                 }
                 Deletion::Blob(digest) => {
-                    if let Some(blob) = transaction.get_mounted_blob(id, digest)?
-                        && transaction.get_manifest_using_blob(id, blob.id)?.is_none()
-                    {
-                        // The bytes are left to the storage sweep.
-                        transaction.unmount_blob(id, blob.id)?;
-                    }
+                    unmount_unneeded(transaction, id, digest)?;
                     return Ok(false);
                 }
                 Deletion::Repository => return inner.forget_some(transaction, &name, id),
@@ -399,4 +388,19 @@ impl Elsewhere {
             reason: reason.to_owned(),
         }
     }
+}
+
+/// Takes a blob out of a repository where no manifest there needs it; gives whether it did. Its bytes are left to the storage
+/// sweep.
+fn unmount_unneeded(
+    transaction: &WriteTransaction<'_>,
+    repository: RepositoryId,
+    digest: &Digest,
+) -> Result<bool, RegistryError> {
+    let Some(blob) = transaction.get_mounted_blob(repository, digest)? else { return Ok(false) };
+    if transaction.get_manifest_using_blob(repository, blob.id)?.is_some() {
+        return Ok(false);
+    }
+    transaction.unmount_blob(repository, blob.id)?;
+    Ok(true)
 }

@@ -96,7 +96,7 @@ impl Inner {
             Ok(said) => return said,
             Err(_) => {}
         }
-        Ok(self.join_flight(elsewhere, repository, digest).await?.size_bytes())
+        Ok(self.join_flight_for_client(elsewhere, repository, digest).await?.size_bytes())
     }
 }
 
